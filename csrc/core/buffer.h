@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Bytes on their way out: a growing buffer, and the sink it is poured into.
+ */
+#ifndef PSD_BUFFER_H
+#define PSD_BUFFER_H
+
+#include "arena.h"
+
+/*
+ * Failure is remembered: once there is no memory, nothing is put and `failed`
+ * stays set, so a writer asks once, at its end.
+ */
+typedef struct {
+    psd_alloc alloc;
+    uint8_t *data;
+    size_t size;
+    size_t capacity;
+    bool failed;
+} psd_buffer;
+
+void psd_buffer_init(psd_buffer *buffer, psd_alloc alloc);
+void psd_buffer_clear(psd_buffer *buffer);
+
+void psd_put(psd_buffer *buffer, const void *bytes, size_t size);
+void psd_put_u8(psd_buffer *buffer, uint8_t v);
+void psd_put_u16(psd_buffer *buffer, uint16_t v);
+void psd_put_u32(psd_buffer *buffer, uint32_t v);
+void psd_put_u64(psd_buffer *buffer, uint64_t v);
+void psd_put_fill(psd_buffer *buffer, uint8_t byte, size_t count);
+
+static inline void
+psd_put_span(psd_buffer *buffer, psd_span span)
+{
+    psd_put(buffer, span.data, span.size);
+}
+
+static inline psd_span
+psd_buffer_span(const psd_buffer *buffer)
+{
+    return (psd_span){buffer->data, buffer->size};
+}
+
+/*
+ * Where bytes go: sequential, never seeks.  write() takes all of `size` bytes
+ * and returns true, or false when it failed; the host then knows why.
+ */
+typedef struct {
+    bool (*write)(void *ctx, const uint8_t *data, size_t size);
+    void *ctx;
+} psd_sink;
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the writer must know before its first byte: which values are referred to
+ * more than once, and which lead back to themselves.
+ */
+#ifndef PSD_PICKLE_SURVEY_H
+#define PSD_PICKLE_SURVEY_H
+
+#include "error.h"
+#include "value.h"
+
+/* A value's place in the memo: a number + 1, or one of these. */
+#define PSD_MEMO_ONCE 0u                         /* referred to once: not memoized */
+#define PSD_MEMO_OFTEN UINT32_MAX                /* to be memoized when it is written */
+#define PSD_MEMO_OPEN ((uint32_t)UINT32_MAX - 1) /* the same; it is being written */
+
+/* Globals and one text that the writer itself needs. */
+typedef enum {
+    PSD_WORD_ENCODE,
+    PSD_WORD_LATIN1,
+    PSD_WORD_BYTEARRAY,
+    PSD_WORD_SET,
+    PSD_WORD_FROZENSET,
+    PSD_WORD_NEWOBJ_EX,
+    PSD_WORD_COUNT
+} psd_word;
+
+typedef struct {
+    uint32_t order; /* of the survey; free for the writer afterwards */
+    uint32_t group; /* values that lead to one another; 0: a group of one */
+    uint32_t memo;
+} psd_note;
+
+typedef struct {
+    const psd_pool *pool;
+    psd_alloc alloc;
+    psd_note *notes; /* by number */
+    uint32_t group_count;
+    uint32_t words[PSD_WORD_COUNT]; /* PSD_MEMO_ONCE or PSD_MEMO_OFTEN */
+} psd_survey;
+
+/*
+ * Walk all that `root` refers to.  Clear `survey` in any case.
+ *
+ *   PSD_ARGUMENT   a value that has no form in a pickle
+ *   PSD_NO_MEMORY
+ */
+PSD_CHECKED psd_status psd_survey_run(psd_survey *survey, const psd_pool *pool,
+                                      psd_ref root, psd_alloc alloc, psd_error *err);
+void psd_survey_clear(psd_survey *survey);
+
+/* Values that are written again each time: nobody can tell copies apart. */
+static inline bool
+psd_is_inline(const psd_value *value)
+{
+    return value->kind <= PSD_KIND_INT || value->kind == PSD_KIND_FLOAT ||
+           (value->kind == PSD_KIND_TUPLE && value->count == 0);
+}
+
+/* The parts of a call that exist before it: callable, arguments, keywords. */
+static inline uint32_t
+psd_call_part_count(const psd_call *call)
+{
+    return call->form == PSD_CALL_NEWOBJ_EX ? 3 : 2;
+}
+
+static inline psd_ref
+psd_call_part(const psd_call *call, uint64_t at)
+{
+    return at == 0 ? call->callable : at == 1 ? call->args : call->kwargs;
+}
+
+#endif

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensors and storages become calls and persistent ids again.  What is written
+ * is what torch.save writes, so torch.load(weights_only=True) reads it.
+ */
+#include "torch.h"
+
+typedef struct {
+    psd_pool *pool;
+    const psd_model *model;
+    psd_ref *persids;     /* by storage */
+    bool *mixed;          /* by storage: seen with a dtype that is not its own */
+    psd_ref functions[6]; /* the rebuild functions' globals, made on first use */
+    psd_ref dtypes[PSD_DTYPE_COUNT];
+    psd_ref ordered_dict, empty_tuple, text_storage, text_cpu;
+    bool failed;
+} pass;
+
+enum {
+    REBUILD_V2,
+    REBUILD_V3,
+    REBUILD_PARAMETER,
+    REBUILD_WITH_STATE,
+    REBUILD_FROM_TYPE,
+    REBUILD_META
+};
+
+/* Every constructor goes through here, so that failure is asked for once. */
+static psd_ref
+made(pass *p, psd_ref ref)
+{
+    if (ref == 0) {
+        p->failed = true;
+    }
+    return ref;
+}
+
+static psd_ref
+text(pass *p, const char *literal)
+{
+    psd_span span = {(const uint8_t *)literal, strlen(literal)};
+    return made(p, psd_new_text(p->pool, PSD_KIND_TEXT, span));
+}
+
+static psd_ref
+global(pass *p, const char *module, const char *name)
+{
+    return made(p, psd_new_global(p->pool,
+                                  (psd_span){(const uint8_t *)module, strlen(module)},
+                                  (psd_span){(const uint8_t *)name, strlen(name)}, 0));
+}
+
+static psd_ref
+tuple(pass *p, const psd_ref *refs, uint32_t count)
+{
+    return p->failed ? 0 : made(p, psd_new_items(p->pool, PSD_KIND_TUPLE, refs, count));
+}
+
+static psd_ref
+call(pass *p, psd_ref callable, psd_ref args)
+{
+    if (p->failed) {
+        return 0;
+    }
+    return made(p, psd_new_call(p->pool, PSD_CALL_REDUCE, callable, args, 0, 0));
+}
+
+static psd_ref
+function(pass *p, int which)
+{
+    static const char *const names[][2] = {
+        {"torch._utils", "_rebuild_tensor_v2"},
+        {"torch._utils", "_rebuild_tensor_v3"},
+        {"torch._utils", "_rebuild_parameter"},
+        {"torch._utils", "_rebuild_parameter_with_state"},
+        {"torch._tensor", "_rebuild_from_type_v2"},
+        {"torch._utils", "_rebuild_meta_tensor_no_storage"},
+    };
+    if (p->functions[which] == 0) {
+        p->functions[which] = global(p, names[which][0], names[which][1]);
+    }
+    return p->functions[which];
+}
+
+/* torch.<name of the dtype> */
+static psd_ref
+dtype_global(pass *p, psd_dtype dtype)
+{
+    if (p->dtypes[dtype] == 0) {
+        p->dtypes[dtype] = global(p, "torch", psd_dtype_row(dtype)->name);
+    }
+    return p->dtypes[dtype];
+}
+
+/* torch.<scalar type>Storage */
+static psd_ref
+storage_class(pass *p, psd_dtype dtype)
+{
+    const char *scalar = psd_dtype_row(dtype)->scalar;
+    size_t size = strlen(scalar);
+    uint8_t *name = psd_arena_take(p->pool->arena, size + 7);
+    if (name == NULL) {
+        p->failed = true;
+        return 0;
+    }
+    memcpy(name, scalar, size);
+    memcpy(name + size, "Storage", 7);
+    return made(p, psd_new_global(p->pool, PSD_LITERAL("torch"),
+                                  (psd_span){name, size + 7}, 0));
+}
+
+static psd_ref
+number(pass *p, int64_t v)
+{
+    return made(p, psd_new_int(p->pool, v));
+}
+
+static psd_ref
+decimal(pass *p, uint32_t v)
+{
+    uint8_t digits[10];
+    size_t next = sizeof digits;
+    do {
+        digits[--next] = (uint8_t)('0' + v % 10);
+        v /= 10;
+    } while (v != 0);
+    psd_span copy =
+        psd_arena_copy(p->pool->arena, (psd_span){digits + next, sizeof digits - next});
+    if (copy.data == NULL) {
+        p->failed = true;
+        return 0;
+    }
+    return made(p, psd_new_text(p->pool, PSD_KIND_TEXT, copy));
+}
+
+static bool
+needs_v3(const pass *p, uint32_t storage)
+{
+    const psd_storage *s = &p->model->storages[storage];
+    return p->mixed[storage] || s->untyped ||
+           !psd_dtype_row((psd_dtype)s->dtype)->typed;
+}
+
+/* ('storage', class, key, 'cpu', numel), one for all tensors of the storage. */
+static psd_ref
+persid(pass *p, uint32_t storage, psd_ref classes[PSD_DTYPE_COUNT])
+{
+    if (p->persids[storage] != 0 || p->failed) {
+        return p->persids[storage];
+    }
+    const psd_storage *s = &p->model->storages[storage];
+    psd_dtype dtype = needs_v3(p, storage) ? PSD_DTYPE_NONE : (psd_dtype)s->dtype;
+    if (classes[dtype] == 0) {
+        classes[dtype] = dtype == PSD_DTYPE_NONE
+                             ? global(p, "torch.storage", "UntypedStorage")
+                             : storage_class(p, dtype);
+    }
+    uint64_t numel =
+        dtype == PSD_DTYPE_NONE ? s->size : s->size / psd_dtype_row(dtype)->size;
+    psd_ref parts[5] = {p->text_storage, classes[dtype], decimal(p, storage),
+                        p->text_cpu, number(p, (int64_t)numel)};
+    psd_ref id = tuple(p, parts, 5);
+    if (!p->failed) {
+        p->persids[storage] = made(p, psd_new_persid(p->pool, id));
+    }
+    return p->persids[storage];
+}
+
+static psd_ref
+numbers(pass *p, const int64_t *v, unsigned count)
+{
+    psd_ref refs[64];
+    for (unsigned i = 0; i < count; i++) {
+        refs[i] = number(p, v[i]);
+    }
+    return count == 0 ? p->empty_tuple : tuple(p, refs, count);
+}
+
+/* Hooks belong to one tensor: torch keeps the dict it is given, so never shared. */
+static psd_ref
+hooks(pass *p)
+{
+    return call(p, p->ordered_dict, p->empty_tuple);
+}
+
+/* Does the tensor itself require a gradient?  Of a Parameter the wrapping says it. */
+static psd_ref
+own_grad(pass *p, const psd_tensor *t)
+{
+    bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0 &&
+                (t->flags & PSD_TENSOR_PARAMETER) == 0;
+    return made(p, psd_new_bool(p->pool, grad));
+}
+
+/* {'conj': True, 'neg': True}, as far as they hold. */
+static psd_ref
+metadata(pass *p, const psd_tensor *t)
+{
+    psd_ref refs[4];
+    uint32_t count = 0;
+    if ((t->flags & PSD_TENSOR_CONJ) != 0) {
+        refs[count++] = text(p, "conj");
+        refs[count++] = made(p, psd_new_bool(p->pool, true));
+    }
+    if ((t->flags & PSD_TENSOR_NEG) != 0) {
+        refs[count++] = text(p, "neg");
+        refs[count++] = made(p, psd_new_bool(p->pool, true));
+    }
+    return p->failed ? 0 : made(p, psd_new_items(p->pool, PSD_KIND_DICT, refs, count));
+}
+
+/* What a call is made of before it takes the place of its tensor. */
+typedef struct {
+    psd_ref callable, args;
+} lowered;
+
+static lowered
+lower_meta(pass *p, const psd_tensor *t)
+{
+    psd_ref args[4] = {
+        dtype_global(p, (psd_dtype)t->dtype),
+        numbers(p, t->shape, t->rank),
+        numbers(p, t->strides, t->rank),
+        own_grad(p, t),
+    };
+    return (lowered){function(p, REBUILD_META), tuple(p, args, 4)};
+}
+
+static lowered
+lower_dense(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
+{
+    if ((t->flags & PSD_TENSOR_META) != 0) {
+        return lower_meta(p, t);
+    }
+    bool v3 = needs_v3(p, t->storage);
+    psd_ref args[8] = {
+        persid(p, t->storage, classes),
+        number(p, t->offset),
+        numbers(p, t->shape, t->rank),
+        numbers(p, t->strides, t->rank),
+        own_grad(p, t),
+        hooks(p),
+    };
+    uint32_t count = 6;
+    if (v3) {
+        args[count++] = dtype_global(p, (psd_dtype)t->dtype);
+    }
+    if ((t->flags & (PSD_TENSOR_CONJ | PSD_TENSOR_NEG)) != 0) {
+        args[count++] = metadata(p, t);
+    }
+    psd_ref callable = function(p, v3 ? REBUILD_V3 : REBUILD_V2);
+    return (lowered){callable, tuple(p, args, count)};
+}
+
+static lowered
+lower_tensor(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
+{
+    lowered dense = lower_dense(p, t, classes);
+    if ((t->flags & PSD_TENSOR_PARAMETER) != 0) {
+        bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0;
+        psd_ref args[4] = {call(p, dense.callable, dense.args),
+                           made(p, psd_new_bool(p->pool, grad)), hooks(p), t->state};
+        int which = t->state == 0 ? REBUILD_PARAMETER : REBUILD_WITH_STATE;
+        psd_ref callable = function(p, which);
+        return (lowered){callable, tuple(p, args, t->state == 0 ? 3 : 4)};
+    }
+    if (t->state != 0) {
+        psd_ref args[4] = {dense.callable, global(p, "torch", "Tensor"), dense.args,
+                           t->state};
+        psd_ref callable = function(p, REBUILD_FROM_TYPE);
+        return (lowered){callable, tuple(p, args, 4)};
+    }
+    return dense;
+}
+
+/*
+ * The last step makes a call of its own and then moves it into the tensor's
+ * place: a value's number is all that its referrers know.
+ */
+static void
+replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
+{
+    lowered l = lower_tensor(p, t, classes);
+    psd_ref made_call = call(p, l.callable, l.args);
+    if (!p->failed) {
+        *psd_value_at(p->pool, ref) = *psd_value_at(p->pool, made_call);
+    }
+}
+
+static void
+find_mixed(pass *p)
+{
+    for (uint32_t i = 0; i < p->model->tensor_count; i++) {
+        const psd_tensor *t = &p->model->tensors[i];
+        bool meta = (t->flags & PSD_TENSOR_META) != 0;
+        if (!meta && t->dtype != p->model->storages[t->storage].dtype) {
+            p->mixed[t->storage] = true;
+        }
+    }
+}
+
+psd_status
+psd_torch_write(psd_pool *pool, const psd_model *model, psd_error *err)
+{
+    pass p = {.pool = pool, .model = model};
+    psd_ref classes[PSD_DTYPE_COUNT] = {0};
+    size_t count = model->storage_count;
+    p.persids = psd_arena_take_array(pool->arena, count, sizeof *p.persids);
+    p.mixed = psd_arena_take_array(pool->arena, count, sizeof *p.mixed);
+    if (p.persids == NULL || p.mixed == NULL) {
+        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    }
+    memset(p.persids, 0, count * sizeof *p.persids);
+    memset(p.mixed, 0, count * sizeof *p.mixed);
+    find_mixed(&p);
+    p.ordered_dict = global(&p, "collections", "OrderedDict");
+    p.empty_tuple = tuple(&p, NULL, 0);
+    p.text_storage = text(&p, "storage");
+    p.text_cpu = text(&p, "cpu");
+    /* Only what was there before: the pass adds values of its own. */
+    psd_ref last = pool->count;
+    for (psd_ref ref = 1; ref <= last && !p.failed; ref++) {
+        if (pool->values[ref].kind == PSD_KIND_TENSOR) {
+            replace(&p, ref, &model->tensors[pool->values[ref].as.index], classes);
+        }
+    }
+    if (p.failed) {
+        return psd_pool_full(pool)
+                   ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
+                              "too many values for one pickle")
+                   : psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    }
+    return PSD_OK;
+}

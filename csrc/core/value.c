@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "value.h"
+
+/* Values are numbered in 32 bits, and number 0 is none. */
+#define VALUES_MAX ((uint64_t)UINT32_MAX - 1)
+
+/* An event counts its refs in 30 bits. */
+#define EVENT_REFS_MAX (((uint32_t)1 << 30) - 1)
+
+void
+psd_pool_init(psd_pool *pool, psd_arena *arena, uint64_t max_values)
+{
+    *pool = (psd_pool){
+        .arena = arena,
+        .max_values = max_values < VALUES_MAX ? max_values : VALUES_MAX,
+    };
+}
+
+void
+psd_pool_clear(psd_pool *pool)
+{
+    psd_alloc alloc = pool->arena->alloc;
+    if (pool->values != NULL) {
+        alloc.resize(alloc.ctx, pool->values, pool->capacity * sizeof *pool->values, 0);
+    }
+    if (pool->events != NULL) {
+        alloc.resize(alloc.ctx, pool->events,
+                     pool->event_capacity * sizeof *pool->events, 0);
+    }
+    psd_pool_init(pool, pool->arena, pool->max_values);
+}
+
+bool
+psd_pool_reserve(psd_pool *pool, uint64_t count)
+{
+    bool first = pool->values == NULL;
+    void *values = pool->values;
+    bool done = psd_grow(pool->arena->alloc, &values, &pool->capacity, count + 1,
+                         sizeof *pool->values);
+    pool->values = values;
+    if (done && first) {
+        pool->values[0] = (psd_value){.kind = PSD_KIND_INVALID};
+    }
+    return done;
+}
+
+bool
+psd_pool_full(const psd_pool *pool)
+{
+    return pool->count >= pool->max_values;
+}
+
+/* ------------------------------------------------------------------- births */
+
+static psd_ref
+bear(psd_pool *pool, psd_value value)
+{
+    if (psd_pool_full(pool)) {
+        return 0;
+    }
+    if (pool->capacity < pool->count + 2 &&
+        !psd_pool_reserve(pool, (uint64_t)pool->count + 1)) {
+        return 0;
+    }
+    pool->values[++pool->count] = value;
+    return pool->count;
+}
+
+psd_ref
+psd_new_none(psd_pool *pool)
+{
+    return bear(pool, (psd_value){.kind = PSD_KIND_NONE});
+}
+
+psd_ref
+psd_new_bool(psd_pool *pool, bool v)
+{
+    return bear(pool, (psd_value){.kind = PSD_KIND_BOOL, .as.boolean = v});
+}
+
+psd_ref
+psd_new_int(psd_pool *pool, int64_t v)
+{
+    return bear(pool, (psd_value){.kind = PSD_KIND_INT, .as.integer = v});
+}
+
+psd_ref
+psd_new_float(psd_pool *pool, double v)
+{
+    return bear(pool, (psd_value){.kind = PSD_KIND_FLOAT, .as.real = v});
+}
+
+psd_ref
+psd_new_text(psd_pool *pool, psd_kind kind, psd_span text)
+{
+    return bear(pool, (psd_value){.kind = (uint8_t)kind,
+                                  .count = (uint32_t)text.size,
+                                  .as.bytes = text.data});
+}
+
+psd_ref
+psd_new_global(psd_pool *pool, psd_span module, psd_span name, uint32_t position)
+{
+    psd_global *global =
+        psd_pool_full(pool) ? NULL : psd_arena_take(pool->arena, sizeof *global);
+    if (global == NULL) {
+        return 0;
+    }
+    *global = (psd_global){.module = module, .name = name, .position = position};
+    return bear(pool, (psd_value){.kind = PSD_KIND_GLOBAL, .as.global = global});
+}
+
+psd_ref
+psd_new_call(psd_pool *pool, psd_call_form form, psd_ref callable, psd_ref args,
+             psd_ref kwargs, uint32_t position)
+{
+    psd_call *call =
+        psd_pool_full(pool) ? NULL : psd_arena_take(pool->arena, sizeof *call);
+    if (call == NULL) {
+        return 0;
+    }
+    *call = (psd_call){
+        .callable = callable,
+        .args = args,
+        .kwargs = kwargs,
+        .position = position,
+        .form = (uint8_t)form,
+    };
+    return bear(pool, (psd_value){.kind = PSD_KIND_CALL, .as.call = call});
+}
+
+psd_ref
+psd_new_persid(psd_pool *pool, psd_ref id)
+{
+    return bear(pool, (psd_value){.kind = PSD_KIND_PERSID, .as.ref = id});
+}
+
+/* ----------------------------------------------------------------- fillings */
+
+/*
+ * A growing list's room is implied by its count: the next power of two, at
+ * least 2 (the arena's unit).  So no capacity is stored, a list of n refs holds
+ * at most 2n, and the blocks it grew out of add up to at most 2n more.
+ */
+static uint64_t
+room_for(uint32_t count)
+{
+    if (count <= 2) {
+        return count == 0 ? 0 : 2;
+    }
+    uint32_t bits = count - 1;
+    bits |= bits >> 1;
+    bits |= bits >> 2;
+    bits |= bits >> 4;
+    bits |= bits >> 8;
+    bits |= bits >> 16;
+    return (uint64_t)bits + 1;
+}
+
+static bool
+extend(psd_arena *arena, psd_ref **items, uint32_t *count, const psd_ref *refs,
+       uint32_t more)
+{
+    if (more > UINT32_MAX - *count) {
+        return false;
+    }
+    uint64_t room = room_for(*count + more);
+    if (room != room_for(*count)) {
+        psd_ref *moved = room > SIZE_MAX
+                             ? NULL
+                             : psd_arena_take_array(arena, (size_t)room, sizeof *moved);
+        if (moved == NULL) {
+            return false;
+        }
+        if (*count > 0) {
+            memcpy(moved, *items, *count * sizeof *moved);
+        }
+        *items = moved;
+    }
+    memcpy(*items + *count, refs, more * sizeof *refs);
+    *count += more;
+    return true;
+}
+
+/* Room for one event more, so that writing it down cannot fail. */
+static bool
+reserve_event(psd_pool *pool)
+{
+    void *events = pool->events;
+    bool done = psd_grow(pool->arena->alloc, &events, &pool->event_capacity,
+                         (uint64_t)pool->event_count + 1, sizeof *pool->events);
+    pool->events = events;
+    return done;
+}
+
+static void
+write_down(psd_pool *pool, psd_event_kind kind, psd_ref target, uint32_t first,
+           uint32_t count)
+{
+    pool->events[pool->event_count++] = (psd_event){
+        .when = pool->count,
+        .target = target,
+        .first = first,
+        .count = count & EVENT_REFS_MAX,
+        .kind = (uint32_t)kind & 3,
+    };
+}
+
+static bool
+fill(psd_pool *pool, psd_event_kind kind, psd_ref target, psd_ref **items,
+     uint32_t *held, const psd_ref *refs, uint32_t count)
+{
+    uint32_t first = *held;
+    if (count > EVENT_REFS_MAX || !reserve_event(pool) ||
+        !extend(pool->arena, items, held, refs, count)) {
+        return false;
+    }
+    write_down(pool, kind, target, first, count);
+    return true;
+}
+
+bool
+psd_append(psd_pool *pool, psd_ref target, const psd_ref *refs, uint32_t count)
+{
+    psd_value *value = psd_value_at(pool, target);
+    if (count == 0) {
+        return true;
+    }
+    if (value->kind == PSD_KIND_CALL) {
+        psd_call *call = value->as.call;
+        return fill(pool, PSD_EVENT_APPEND, target, &call->appends, &call->append_count,
+                    refs, count);
+    }
+    return fill(pool, PSD_EVENT_APPEND, target, &value->as.items, &value->count, refs,
+                count);
+}
+
+bool
+psd_set(psd_pool *pool, psd_ref target, const psd_ref *refs, uint32_t count)
+{
+    psd_value *value = psd_value_at(pool, target);
+    if (count == 0) {
+        return true;
+    }
+    if (value->kind == PSD_KIND_CALL) {
+        psd_call *call = value->as.call;
+        return fill(pool, PSD_EVENT_ITEMS, target, &call->items, &call->item_count,
+                    refs, count);
+    }
+    return fill(pool, PSD_EVENT_ITEMS, target, &value->as.items, &value->count, refs,
+                count);
+}
+
+bool
+psd_build(psd_pool *pool, psd_ref target, psd_ref state)
+{
+    if (!reserve_event(pool)) {
+        return false;
+    }
+    psd_value_at(pool, target)->as.call->state = state;
+    write_down(pool, PSD_EVENT_BUILD, target, state, 0);
+    return true;
+}
+
+/*
+ * A list, dict or set that is born with refs is born empty and filled at once,
+ * so that its events tell all of its content.
+ */
+psd_ref
+psd_new_items(psd_pool *pool, psd_kind kind, const psd_ref *refs, uint32_t count)
+{
+    psd_value value = {.kind = (uint8_t)kind, .as.items = NULL};
+    if (kind == PSD_KIND_TUPLE || kind == PSD_KIND_FROZENSET) {
+        if (count > 0) {
+            value.as.items =
+                psd_pool_full(pool)
+                    ? NULL
+                    : psd_arena_take_array(pool->arena, count, sizeof *refs);
+            if (value.as.items == NULL) {
+                return 0;
+            }
+            memcpy(value.as.items, refs, count * sizeof *refs);
+            value.count = count;
+        }
+        return bear(pool, value);
+    }
+    psd_ref ref = bear(pool, value);
+    bool filled =
+        ref != 0 && (kind == PSD_KIND_DICT ? psd_set(pool, ref, refs, count)
+                                           : psd_append(pool, ref, refs, count));
+    if (ref != 0 && !filled) {
+        pool->count--; /* not born after all */
+    }
+    return filled ? ref : 0;
+}

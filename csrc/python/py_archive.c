@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Archive: an opened zip archive of a checkpoint, and the Source it looks into.
+ */
+#include "py_module.h"
+
+/* ---------------------------------------------------------------- inflating */
+
+/*
+ * The interpreter's own zlib, called from inside the core: the GIL is taken
+ * with the thread state that gave it up.  The size is known in advance and one
+ * byte more is asked for, so a stream that gives more is noticed, not believed.
+ */
+static PyObject *
+inflated(psd_span deflated, size_t size, PyObject **inflater, PyObject **error)
+{
+    PyObject *zlib = PyImport_ImportModule("zlib");
+    PyObject *view = NULL, *bytes = NULL;
+    if (zlib != NULL) {
+        *error = PyObject_GetAttrString(zlib, "error");
+    }
+    if (*error != NULL) {
+        *inflater = PyObject_CallMethod(zlib, "decompressobj", "i", -15);
+    }
+    if (*inflater != NULL) {
+        view = PyMemoryView_FromMemory((char *)(uintptr_t)deflated.data,
+                                       (Py_ssize_t)deflated.size, PyBUF_READ);
+    }
+    if (view != NULL) {
+        bytes = PyObject_CallMethod(*inflater, "decompress", "On", view,
+                                    (Py_ssize_t)size + 1);
+    }
+    Py_XDECREF(view);
+    Py_XDECREF(zlib);
+    return bytes;
+}
+
+/* Did the stream end just where its bytes do?  -1 with an exception set. */
+static int
+is_whole(PyObject *inflater)
+{
+    PyObject *eof = PyObject_GetAttrString(inflater, "eof");
+    PyObject *rest =
+        eof == NULL ? NULL : PyObject_GetAttrString(inflater, "unused_data");
+    int whole = rest == NULL ? -1 : eof == Py_True && PyBytes_Size(rest) == 0;
+    Py_XDECREF(rest);
+    Py_XDECREF(eof);
+    return whole;
+}
+
+/* zlib's own error is pending: is it the stream's fault?  By its number zlib tells of
+ * want of memory (Z_MEM_ERROR), too; then MemoryError is pending. */
+static psd_status
+judge_error(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+    PyObject *memory = text == NULL ? NULL : PyUnicode_FromString("Error -4 ");
+    Py_ssize_t found = -1;
+    if (memory != NULL) {
+        found = PyUnicode_Tailmatch(text, memory, 0, PY_SSIZE_T_MAX, -1);
+    }
+    Py_XDECREF(memory);
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    if (found == 1) {
+        PyErr_NoMemory();
+    }
+    return found == 0 ? PSD_INFLATE : PSD_INPUT;
+}
+
+static psd_status
+inflate_with_gil(psd_span deflated, uint8_t *into, size_t size)
+{
+    if (size >= PY_SSIZE_T_MAX) {
+        PyErr_NoMemory();
+        return PSD_INPUT;
+    }
+    PyObject *inflater = NULL, *error = NULL;
+    PyObject *bytes = inflated(deflated, size, &inflater, &error);
+    psd_status status = PSD_INPUT;
+    if (bytes == NULL) {
+        if (inflater != NULL && PyErr_ExceptionMatches(error)) {
+            status = judge_error();
+        }
+    }
+    else {
+        char *data;
+        Py_ssize_t count;
+        int whole = is_whole(inflater);
+        if (whole >= 0 && PyBytes_AsStringAndSize(bytes, &data, &count) == 0) {
+            status = whole && (size_t)count == size ? PSD_OK : PSD_INFLATE;
+        }
+        if (status == PSD_OK && size > 0) {
+            memcpy(into, data, size);
+        }
+    }
+    Py_XDECREF(bytes);
+    Py_XDECREF(inflater);
+    Py_XDECREF(error);
+    return status;
+}
+
+static psd_status
+inflate(void *ctx, psd_span deflated, uint8_t *into, size_t size)
+{
+    py_gil *gil = ctx;
+    PyEval_RestoreThread(gil->thread);
+    psd_status status = inflate_with_gil(deflated, into, size);
+    gil->thread = PyEval_SaveThread();
+    return status;
+}
+
+psd_options
+py_options(py_state *state, const psd_limits *limits, py_gil *gil)
+{
+    return (psd_options){
+        .alloc = py_alloc(),
+        .limits = *limits,
+        .key = state->key,
+        .inflate = inflate,
+        .inflate_ctx = gil,
+    };
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static py_archive *
+archive_alloc(py_state *state)
+{
+    PyTypeObject *type = state->archive_type;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    py_archive *self = (py_archive *)alloc(type, 0);
+    if (self != NULL) {
+        self->state = state;
+    }
+    return self;
+}
+
+PyObject *
+py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"source", "path", "limits", "run", NULL};
+    py_state *state = py_state_of(module);
+    PyObject *source, *path = Py_None, *limit_dict = Py_None;
+    int run = 1;
+    psd_limits limits;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp:open_archive", names,
+                                     state->source_type, &source, &path, &limit_dict,
+                                     &run) ||
+        !py_limits(limit_dict, &limits)) {
+        return NULL;
+    }
+    py_archive *self = archive_alloc(state);
+    if (self == NULL) {
+        return NULL;
+    }
+    py_gil gil;
+    psd_options options = py_options(state, &limits, &gil);
+    psd_archive_init(&self->core, &options);
+    self->source = Py_NewRef(source);
+    self->path = Py_NewRef(path);
+    psd_span bytes = py_source_span(source);
+    psd_input input = {.data = bytes.data, .size = bytes.size};
+    psd_error err;
+    gil.thread = PyEval_SaveThread();
+    psd_status status = psd_archive_open(&self->core, &input, &err);
+    if (status == PSD_OK && run) {
+        status = psd_archive_run(&self->core, &err);
+    }
+    PyEval_RestoreThread(gil.thread);
+    self->core.options.inflate_ctx = NULL; /* it was this function's own */
+    self->ran = run != 0;
+    if (status != PSD_OK) {
+        py_raise(&err);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+archive_dealloc(PyObject *object)
+{
+    py_archive *self = (py_archive *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    psd_archive_clear(&self->core);
+    Py_XDECREF(self->source);
+    Py_XDECREF(self->path);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* Without a GIL a close() could come between looking at the source and holding it. */
+#ifndef Py_GIL_DISABLED
+#define BEGIN_ALONE(object) {
+#define END_ALONE() }
+#else
+#define BEGIN_ALONE(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define END_ALONE() Py_END_CRITICAL_SECTION()
+#endif
+
+PyObject *
+py_archive_hold(py_archive *self, psd_input *input)
+{
+    PyObject *source;
+    BEGIN_ALONE(self);
+    source = Py_XNewRef(self->source);
+    END_ALONE();
+    if (source == NULL) {
+        return py_raise_named("ClosedError", "the checkpoint was closed");
+    }
+    psd_span bytes = py_source_span(source);
+    *input = (psd_input){.data = bytes.data, .size = bytes.size};
+    return source;
+}
+
+/* ---------------------------------------------------------------- records */
+
+static PyObject *
+archive_records(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const psd_zip *zip = &((py_archive *)object)->core.zip;
+    PyObject *list = PyList_New((Py_ssize_t)zip->count);
+    for (uint32_t i = 0; list != NULL && i < zip->count; i++) {
+        const psd_zip_entry *e = &zip->entries[i];
+        PyObject *name = py_text(e->name);
+        PyObject *row =
+            name == NULL
+                ? NULL
+                : Py_BuildValue("(NKKKkH)", name, (unsigned long long)e->header_offset,
+                                (unsigned long long)e->stored_size,
+                                (unsigned long long)e->size, (unsigned long)e->crc32,
+                                (unsigned short)e->method);
+        if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+/* What the three methods over one record have in common. */
+typedef struct {
+    py_archive *self;
+    const psd_zip_entry *entry;
+    psd_input input;
+    PyObject *source; /* held, so that a close() elsewhere cannot let go */
+    psd_archive view; /* the archive with an inflater of this call */
+    py_gil gil;
+} record_call;
+
+static bool
+begin_record(record_call *c, PyObject *object, PyObject *index)
+{
+    c->self = (py_archive *)object;
+    unsigned long number = PyLong_AsUnsignedLong(index);
+    c->source = PyErr_Occurred() == NULL ? py_archive_hold(c->self, &c->input) : NULL;
+    if (c->source == NULL) {
+        return false;
+    }
+    if (number >= c->self->core.zip.count) {
+        PyErr_SetString(PyExc_IndexError, "there is no record of that number");
+        Py_DECREF(c->source);
+        return false;
+    }
+    c->entry = &c->self->core.zip.entries[number];
+    c->view = c->self->core;
+    c->view.options.inflate_ctx = &c->gil;
+    return true;
+}
+
+static PyObject *
+archive_read(PyObject *object, PyObject *index)
+{
+    record_call c;
+    if (!begin_record(&c, object, index)) {
+        return NULL;
+    }
+    psd_arena arena;
+    psd_span bytes;
+    uint64_t offset;
+    psd_error err;
+    psd_arena_init(&arena, py_alloc());
+    c.gil.thread = PyEval_SaveThread();
+    psd_status status =
+        psd_archive_fetch(&c.view, &c.input, c.entry, &arena, &bytes, &offset, &err);
+    PyEval_RestoreThread(c.gil.thread);
+    Py_DECREF(c.source);
+    PyObject *result = status == PSD_OK
+                           ? PyBytes_FromStringAndSize((const char *)bytes.data,
+                                                       (Py_ssize_t)bytes.size)
+                           : py_raise(&err);
+    psd_arena_clear(&arena);
+    return result;
+}
+
+static PyObject *
+archive_verify(PyObject *object, PyObject *index)
+{
+    record_call c;
+    if (!begin_record(&c, object, index)) {
+        return NULL;
+    }
+    bool checked;
+    psd_error err;
+    c.gil.thread = PyEval_SaveThread();
+    psd_status status = psd_archive_verify(&c.view, &c.input, c.entry, &checked, &err);
+    PyEval_RestoreThread(c.gil.thread);
+    Py_DECREF(c.source);
+    return status == PSD_OK ? PyBool_FromLong(checked) : py_raise(&err);
+}
+
+static PyObject *
+archive_crc32(PyObject *object, PyObject *index)
+{
+    record_call c;
+    if (!begin_record(&c, object, index)) {
+        return NULL;
+    }
+    uint32_t crc;
+    psd_error err;
+    c.gil.thread = PyEval_SaveThread();
+    psd_status status = psd_archive_crc32(&c.view, &c.input, c.entry, &crc, &err);
+    PyEval_RestoreThread(c.gil.thread);
+    Py_DECREF(c.source);
+    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+}
+
+/* ---------------------------------------------------------------- globals */
+
+static bool
+require_run(py_archive *self)
+{
+    if (!self->ran) {
+        PyErr_SetString(PyExc_ValueError, "the archive was opened with run=False");
+        return false;
+    }
+    return true;
+}
+
+static PyObject *
+archive_globals(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"unknown_only", NULL};
+    py_archive *self = (py_archive *)object;
+    int unknown_only = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:globals", names,
+                                     &unknown_only) ||
+        !require_run(self)) {
+        return NULL;
+    }
+    return py_globals(&self->core.pool, self->core.program_offset, unknown_only != 0);
+}
+
+/* ---------------------------------------------------------------- values */
+
+/* A ref given from Python: 0 is the root.  0 with an exception set if wrong. */
+static psd_ref
+ref_of(py_archive *self, unsigned long number)
+{
+    if (!require_run(self)) {
+        return 0;
+    }
+    psd_ref ref = number == 0 ? self->core.pickle.root : (psd_ref)number;
+    if (number > self->core.pool.count || ref == 0) {
+        PyErr_SetString(PyExc_IndexError, "there is no value of that number");
+        return 0;
+    }
+    return ref;
+}
+
+typedef PyObject *(*ref_function)(py_archive *, psd_ref);
+
+static PyObject *
+over_ref(PyObject *object, PyObject *args, const char *format, ref_function function)
+{
+    unsigned long number = 0;
+    if (!PyArg_ParseTuple(args, format, &number)) {
+        return NULL;
+    }
+    psd_ref ref = ref_of((py_archive *)object, number);
+    return ref == 0 ? NULL : function((py_archive *)object, ref);
+}
+
+static PyObject *
+archive_tensors(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:tensors", py_tree_tensors);
+}
+
+static PyObject *
+archive_direct(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:direct", py_tree_direct);
+}
+
+static PyObject *
+archive_children(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:children", py_tree_children);
+}
+
+static PyObject *
+archive_info(PyObject *object, PyObject *args)
+{
+    py_archive *self = (py_archive *)object;
+    unsigned long tensor;
+    PyObject *name;
+    if (!PyArg_ParseTuple(args, "kU:info", &tensor, &name)) {
+        return NULL;
+    }
+    if (tensor >= self->core.model.tensor_count) {
+        PyErr_SetString(PyExc_IndexError, "there is no tensor of that number");
+        return NULL;
+    }
+    return py_info_new(self, (uint32_t)tensor, name);
+}
+
+static PyObject *
+archive_load(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"ref", "values", "copy", "meta", NULL};
+    unsigned long number;
+    PyObject *values;
+    int copy = 0, meta = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "kO|$pp:load", names, &number,
+                                     &values, &copy, &meta)) {
+        return NULL;
+    }
+    psd_ref ref = ref_of((py_archive *)object, number);
+    return ref == 0 ? NULL
+                    : py_read((py_archive *)object, ref, values, copy != 0, meta != 0);
+}
+
+static PyObject *
+archive_close(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    py_archive *self = (py_archive *)object;
+    PyObject *source;
+    BEGIN_ALONE(self);
+    source = self->source;
+    self->source = NULL;
+    END_ALONE();
+    Py_XDECREF(source); /* arrays hold it themselves */
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- attributes */
+
+static PyObject *
+archive_kind(PyObject *object, void *Py_UNUSED(closure))
+{
+    static const char *const names[] = {
+        [PSD_ARCHIVE_CHECKPOINT] = "checkpoint",
+        [PSD_ARCHIVE_SCRIPT] = "torchscript",
+        [PSD_ARCHIVE_PACKAGE] = "package",
+        [PSD_ARCHIVE_EXPORT] = "export",
+    };
+    return PyUnicode_FromString(names[((py_archive *)object)->core.kind]);
+}
+
+static PyObject *
+archive_byteorder(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(((py_archive *)object)->core.big_endian ? "big"
+                                                                        : "little");
+}
+
+static PyObject *
+archive_has_byteorder(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((py_archive *)object)->core.has_byteorder);
+}
+
+static PyObject *
+archive_prefix(PyObject *object, void *Py_UNUSED(closure))
+{
+    return py_text(((py_archive *)object)->core.prefix);
+}
+
+static PyObject *
+archive_protocol(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((py_archive *)object)->core.pickle.protocol);
+}
+
+static PyObject *
+archive_pickle_size(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(((py_archive *)object)->core.program.size);
+}
+
+static PyObject *
+archive_tensor_count(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(((py_archive *)object)->core.model.tensor_count);
+}
+
+static PyObject *
+archive_storage_count(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(((py_archive *)object)->core.model.storage_count);
+}
+
+static PyObject *
+archive_root(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(((py_archive *)object)->core.pickle.root);
+}
+
+static PyObject *
+archive_closed(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((py_archive *)object)->source == NULL);
+}
+
+static PyObject *
+archive_path(PyObject *object, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((py_archive *)object)->path);
+}
+
+#define GETTER(name, doc) {#name, archive_##name, NULL, PyDoc_STR(doc), NULL}
+
+static PyGetSetDef archive_getset[] = {
+    GETTER(kind, "\"checkpoint\", \"torchscript\", \"package\" or \"export\"."),
+    GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
+    GETTER(has_byteorder, "Whether the archive states it."),
+    GETTER(prefix, "The top folder with its slash."),
+    GETTER(protocol, "Pickle protocol of data.pkl."),
+    GETTER(pickle_size, "Bytes of data.pkl."),
+    GETTER(tensor_count, "Tensors found in data.pkl."),
+    GETTER(storage_count, "Storages found in data.pkl."),
+    GETTER(root, "The number of the object that was saved."),
+    GETTER(closed, "Whether close() was called."),
+    GETTER(path, "The file's path, or None."),
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef archive_methods[] = {
+    {"records", archive_records, METH_NOARGS,
+     PyDoc_STR("records($self, /)\n--\n\n"
+               "[(name, header offset, stored size, size, crc32, method), ...].")},
+    {"read", archive_read, METH_O,
+     PyDoc_STR("read($self, index, /)\n--\n\n"
+               "The bytes of a record, by number.")},
+    {"verify", archive_verify, METH_O,
+     PyDoc_STR("verify($self, index, /)\n--\n\n"
+               "Check a record's CRC-32; False when the archive states none.")},
+    {"crc32", archive_crc32, METH_O,
+     PyDoc_STR("crc32($self, index, /)\n--\n\n"
+               "The CRC-32 of a record's bytes.")},
+    {"globals", (PyCFunction)(void (*)(void))archive_globals,
+     METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"
+               "[(module, name, position, called), ...] of data.pkl, each once.")},
+    {"tensors", archive_tensors, METH_VARARGS,
+     PyDoc_STR("tensors($self, ref=0, /)\n--\n\n"
+               "{dotted name: TensorInfo} below a value, in file order.")},
+    {"direct", archive_direct, METH_VARARGS,
+     PyDoc_STR("direct($self, ref=0, /)\n--\n\n"
+               "{key: TensorInfo} of the tensors that are a dict's own values.")},
+    {"children", archive_children, METH_VARARGS,
+     PyDoc_STR("children($self, ref=0, /)\n--\n\n"
+               "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"info", archive_info, METH_VARARGS,
+     PyDoc_STR(
+         "info($self, index, name, /)\n--\n\nThe TensorInfo of a tensor, by number.")},
+    {"load", (PyCFunction)(void (*)(void))archive_load, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("load($self, /, ref, values, *, copy=False, meta=False)\n--\n\n"
+               "The object of that number, tensors as arrays.")},
+    {"close", archive_close, METH_NOARGS,
+     PyDoc_STR("close($self, /)\n--\n\n"
+               "Let go of the file's bytes.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot archive_slots[] = {
+    {Py_tp_doc, "An opened zip archive of a checkpoint."},
+    {Py_tp_dealloc, archive_dealloc},
+    {Py_tp_methods, archive_methods},
+    {Py_tp_getset, archive_getset},
+    {0, NULL},
+};
+
+PyType_Spec py_archive_spec = {
+    .name = "pystatedict._core.Archive",
+    .basicsize = sizeof(py_archive),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = archive_slots,
+};

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Walking a pool by names, for those who look and make no arrays.  Each
+ * container is entered once, so cycles end and shared parts cost once.
+ */
+#include "py_module.h"
+
+/* ---------------------------------------------------------------- parts */
+
+/* The parts of a value in file order: a dict's pairs, a sequence's items, ... */
+typedef struct {
+    const psd_ref *items;
+    uint32_t count; /* refs */
+    bool pairs;     /* key, value, key, value */
+} part;
+
+/*
+ * A call's parts are, in order: arguments, appended items, set items, state.
+ * A dict as state (or the two dicts of a class with slots) is its attributes.
+ */
+#define PARTS_MOST 6
+
+static part
+part_of(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    switch (v->kind) {
+    case PSD_KIND_DICT: return (part){v->as.items, v->count, true};
+    case PSD_KIND_LIST:
+    case PSD_KIND_TUPLE:
+    case PSD_KIND_SET:
+    case PSD_KIND_FROZENSET: return (part){v->as.items, v->count, false};
+    default: return (part){NULL, 0, false};
+    }
+}
+
+static bool
+is_attributes(const psd_pool *pool, psd_ref ref)
+{
+    psd_kind kind = psd_kind_of(pool, ref);
+    return kind == PSD_KIND_DICT || kind == PSD_KIND_NONE;
+}
+
+static unsigned
+add_state(const psd_pool *pool, const psd_call *call, part *parts, unsigned count)
+{
+    if (call->state == 0) {
+        return count;
+    }
+    const psd_value *state = psd_value_at(pool, call->state);
+    if (state->kind == PSD_KIND_TUPLE && state->count == 2 &&
+        is_attributes(pool, state->as.items[0]) &&
+        is_attributes(pool, state->as.items[1])) {
+        parts[count++] = part_of(pool, state->as.items[0]);
+        parts[count++] = part_of(pool, state->as.items[1]);
+        return count;
+    }
+    if (state->kind == PSD_KIND_DICT || state->kind == PSD_KIND_TUPLE ||
+        state->kind == PSD_KIND_LIST) {
+        parts[count++] = part_of(pool, call->state);
+    }
+    else {
+        parts[count++] = (part){&call->state, 1, false};
+    }
+    return count;
+}
+
+/* Returns how many parts there are; 0 for a leaf. */
+static unsigned
+parts_of(const psd_pool *pool, psd_ref ref, part parts[PARTS_MOST])
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind != PSD_KIND_CALL) {
+        parts[0] = part_of(pool, ref);
+        return v->kind == PSD_KIND_DICT || v->kind == PSD_KIND_LIST ||
+               v->kind == PSD_KIND_TUPLE || v->kind == PSD_KIND_SET ||
+               v->kind == PSD_KIND_FROZENSET;
+    }
+    const psd_call *call = v->as.call;
+    unsigned count = 0;
+    parts[count++] = part_of(pool, call->args);
+    parts[count++] = (part){call->appends, call->append_count, false};
+    parts[count++] = (part){call->items, call->item_count, true};
+    return add_state(pool, call, parts, count);
+}
+
+/* ---------------------------------------------------------------- names */
+
+/*
+ * Longer than any model's names.  One long key can name n values, and n containers
+ * can stand in each other: either would cost n * n characters.  So longer names are
+ * made until they add up to some times the pickle; from then on numbers stand for them.
+ */
+#define NAME_MOST 1024
+
+static uint64_t
+long_names(const py_archive *archive)
+{
+    return 4 * (uint64_t)archive->core.program.size;
+}
+
+/* May a name of `size` characters be made?  A long one is taken from `left`. */
+static bool
+may_name(uint64_t size, uint64_t *left)
+{
+    if (size <= NAME_MOST) {
+        return true;
+    }
+    bool may = size <= *left;
+    *left -= may ? size : 0;
+    return may;
+}
+
+/* A key as part of a dotted name; a new reference. */
+static PyObject *
+key_name(py_archive *archive, psd_ref key, uint64_t *left)
+{
+    const psd_value *v = psd_value_at(&archive->core.pool, key);
+    /* Containers and calls are no names, and Python spells no integer so long. */
+    if (v->kind < PSD_KIND_NONE || v->kind > PSD_KIND_BYTEARRAY ||
+        (v->kind == PSD_KIND_LONG && v->count > NAME_MOST) ||
+        !may_name(v->count, left)) {
+        return PyUnicode_FromFormat("<key %u>", (unsigned)key);
+    }
+    PyObject *leaf = py_leaf(archive, key);
+    if (leaf == NULL || PyUnicode_Check(leaf)) {
+        return leaf;
+    }
+    PyObject *text = PyObject_Str(leaf);
+    Py_DECREF(leaf);
+    return text;
+}
+
+static PyObject *
+joined(PyObject *prefix, PyObject *name, psd_ref ref, uint64_t *left)
+{
+    if (prefix == NULL) {
+        return Py_NewRef(name);
+    }
+    Py_ssize_t size = PyUnicode_GetLength(prefix) + PyUnicode_GetLength(name);
+    if (!may_name((uint64_t)size, left)) {
+        return PyUnicode_FromFormat("<value %u>", (unsigned)ref);
+    }
+    return PyUnicode_FromFormat("%U.%U", prefix, name);
+}
+
+/* ---------------------------------------------------------------- the walk */
+
+typedef struct {
+    PyObject *prefix; /* own reference; NULL at the root */
+    psd_ref ref;
+    uint8_t part;
+    uint32_t item;  /* next ref within the part */
+    uint32_t index; /* number of the next unnamed item */
+} frame;
+
+typedef struct {
+    py_archive *archive;
+    PyObject *found; /* dict */
+    bool *entered;
+    frame *frames;
+    uint32_t depth, capacity;
+    uint64_t left; /* characters of long names */
+} walk;
+
+static bool
+push(walk *w, psd_ref ref, PyObject *prefix)
+{
+    if (w->entered[ref]) {
+        return true;
+    }
+    w->entered[ref] = true;
+    if (!psd_grow(py_alloc(), (void **)&w->frames, &w->capacity, (uint64_t)w->depth + 1,
+                  sizeof *w->frames)) {
+        PyErr_NoMemory();
+        return false;
+    }
+    w->frames[w->depth++] = (frame){.prefix = Py_XNewRef(prefix), .ref = ref};
+    return true;
+}
+
+/* Names are unique: a second tensor of one name is told by its number. */
+static bool
+add_tensor(walk *w, psd_ref ref, PyObject *name)
+{
+    uint32_t tensor = psd_value_at(&w->archive->core.pool, ref)->as.index;
+    PyObject *unique = Py_NewRef(name);
+    int taken = PyDict_Contains(w->found, unique);
+    if (taken > 0) {
+        Py_DECREF(unique);
+        unique = PyUnicode_FromFormat("%U#%u", name, (unsigned)ref);
+        taken = unique == NULL ? -1 : 0;
+    }
+    PyObject *info = taken < 0 ? NULL : py_info_new(w->archive, tensor, unique);
+    bool added = info != NULL && PyDict_SetItem(w->found, unique, info) == 0;
+    Py_XDECREF(info);
+    Py_XDECREF(unique);
+    return added;
+}
+
+static bool
+visit(walk *w, psd_ref ref, PyObject *prefix, PyObject *name)
+{
+    const psd_pool *pool = &w->archive->core.pool;
+    part parts[PARTS_MOST];
+    bool is_tensor = psd_kind_of(pool, ref) == PSD_KIND_TENSOR;
+    if (!is_tensor && parts_of(pool, ref, parts) == 0) {
+        return true;
+    }
+    PyObject *full = joined(prefix, name, ref, &w->left);
+    bool done =
+        full != NULL && (is_tensor ? add_tensor(w, ref, full) : push(w, ref, full));
+    Py_XDECREF(full);
+    return done;
+}
+
+/* Skip a leaf before its name is made: most values of a checkpoint's lists are. */
+static bool
+is_leaf(const psd_pool *pool, psd_ref ref)
+{
+    switch (psd_kind_of(pool, ref)) {
+    case PSD_KIND_TENSOR:
+    case PSD_KIND_DICT:
+    case PSD_KIND_LIST:
+    case PSD_KIND_TUPLE:
+    case PSD_KIND_SET:
+    case PSD_KIND_FROZENSET:
+    case PSD_KIND_CALL: return false;
+    default: return true;
+    }
+}
+
+static bool
+step(walk *w)
+{
+    const psd_pool *pool = &w->archive->core.pool;
+    frame *top = &w->frames[w->depth - 1];
+    part parts[PARTS_MOST];
+    unsigned count = parts_of(pool, top->ref, parts);
+    while (top->part < count && top->item >= parts[top->part].count) {
+        top->part++;
+        top->item = 0;
+    }
+    if (top->part >= count) {
+        Py_XDECREF(top->prefix);
+        w->depth--;
+        return true;
+    }
+    const part *p = &parts[top->part];
+    psd_ref ref = p->items[top->item + (p->pairs ? 1 : 0)];
+    psd_ref key = p->pairs ? p->items[top->item] : 0;
+    uint32_t index = top->index;
+    top->item += p->pairs ? 2 : 1;
+    top->index += p->pairs ? 0 : 1;
+    if (is_leaf(pool, ref)) {
+        return true;
+    }
+    PyObject *name = key != 0 ? key_name(w->archive, key, &w->left)
+                              : PyUnicode_FromFormat("%u", (unsigned)index);
+    PyObject *prefix = Py_XNewRef(top->prefix); /* top may move */
+    bool done = name != NULL && visit(w, ref, prefix, name);
+    Py_XDECREF(prefix);
+    Py_XDECREF(name);
+    return done;
+}
+
+PyObject *
+py_tree_tensors(py_archive *archive, psd_ref ref)
+{
+    walk w = {.archive = archive, .left = long_names(archive)};
+    w.entered = calloc((size_t)archive->core.pool.count + 1, sizeof *w.entered);
+    w.found = PyDict_New();
+    bool going = w.entered != NULL && w.found != NULL;
+    if (going && psd_kind_of(&archive->core.pool, ref) == PSD_KIND_TENSOR) {
+        PyObject *name = PyUnicode_FromString("");
+        going = name != NULL && add_tensor(&w, ref, name);
+        Py_XDECREF(name);
+    }
+    else if (going && !is_leaf(&archive->core.pool, ref)) {
+        going = push(&w, ref, NULL);
+    }
+    while (going && w.depth > 0) {
+        going = step(&w);
+    }
+    while (w.depth > 0) {
+        Py_XDECREF(w.frames[--w.depth].prefix);
+    }
+    free(w.frames);
+    free(w.entered);
+    if (!going) {
+        Py_CLEAR(w.found);
+        return PyErr_Occurred() == NULL ? PyErr_NoMemory() : NULL;
+    }
+    return w.found;
+}
+
+/* ---------------------------------------------------------------- one level */
+
+/* The pairs of a dict, or of a call that is one (OrderedDict, defaultdict, ...). */
+static part
+pairs_of(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind == PSD_KIND_CALL) {
+        return (part){v->as.call->items, v->as.call->item_count, true};
+    }
+    part p = part_of(pool, ref);
+    return p.pairs ? p : (part){NULL, 0, true};
+}
+
+PyObject *
+py_tree_direct(py_archive *archive, psd_ref ref)
+{
+    const psd_pool *pool = &archive->core.pool;
+    part p = pairs_of(pool, ref);
+    uint64_t left = long_names(archive);
+    PyObject *dict = PyDict_New();
+    for (uint32_t i = 0; dict != NULL && i + 1 < p.count; i += 2) {
+        psd_kind key_kind = psd_kind_of(pool, p.items[i]);
+        if (psd_kind_of(pool, p.items[i + 1]) != PSD_KIND_TENSOR ||
+            (key_kind != PSD_KIND_TEXT && key_kind != PSD_KIND_STRING &&
+             key_kind != PSD_KIND_INT) ||
+            !may_name(psd_value_at(pool, p.items[i])->count, &left)) {
+            continue;
+        }
+        PyObject *key = py_leaf(archive, p.items[i]);
+        PyObject *name = key == NULL ? NULL : PyObject_Str(key);
+        uint32_t tensor = psd_value_at(pool, p.items[i + 1])->as.index;
+        PyObject *info = name == NULL ? NULL : py_info_new(archive, tensor, name);
+        if (info == NULL || PyDict_SetItem(dict, key, info) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(info);
+        Py_XDECREF(name);
+        Py_XDECREF(key);
+    }
+    return dict;
+}
+
+static const char *
+kind_name(const psd_pool *pool, psd_ref ref)
+{
+    switch (psd_kind_of(pool, ref)) {
+    case PSD_KIND_TENSOR: return "tensor";
+    case PSD_KIND_DICT: return "dict";
+    case PSD_KIND_LIST: return "list";
+    case PSD_KIND_TUPLE: return "tuple";
+    case PSD_KIND_CALL: {
+        const psd_value *callable =
+            psd_value_at(pool, psd_value_at(pool, ref)->as.call->callable);
+        bool ordered =
+            callable->kind == PSD_KIND_GLOBAL &&
+            psd_span_equal(callable->as.global->module, PSD_LITERAL("collections")) &&
+            psd_span_equal(callable->as.global->name, PSD_LITERAL("OrderedDict"));
+        return ordered ? "dict" : "object";
+    }
+    default: return "value";
+    }
+}
+
+/* Append (key, ref, kind) for each item of a part. */
+static bool
+list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
+          uint64_t *left)
+{
+    const psd_pool *pool = &archive->core.pool;
+    for (uint32_t i = 0; i < p->count; i += p->pairs ? 2 : 1) {
+        psd_ref ref = p->items[i + (p->pairs ? 1 : 0)];
+        PyObject *key = p->pairs ? key_name(archive, p->items[i], left)
+                                 : PyLong_FromUnsignedLong((*index)++);
+        PyObject *row = key == NULL ? NULL
+                                    : Py_BuildValue("(Nks)", key, (unsigned long)ref,
+                                                    kind_name(pool, ref));
+        if (row == NULL || PyList_Append(list, row) < 0) {
+            Py_XDECREF(row);
+            return false;
+        }
+        Py_DECREF(row);
+    }
+    return true;
+}
+
+PyObject *
+py_tree_children(py_archive *archive, psd_ref ref)
+{
+    part parts[PARTS_MOST];
+    unsigned count = parts_of(&archive->core.pool, ref, parts);
+    if (count == 0) {
+        Py_RETURN_NONE;
+    }
+    PyObject *list = PyList_New(0);
+    uint32_t index = 0;
+    uint64_t left = long_names(archive);
+    for (unsigned i = 0; list != NULL && i < count; i++) {
+        if (!list_part(archive, &parts[i], list, &index, &left)) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}

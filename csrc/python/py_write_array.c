@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Arrays as tensors, and the storages that they share: what overlaps in memory
+ * becomes one, whoever owns it.
+ */
+#include "py_writer.h"
+
+/* ---------------------------------------------------------------- arrays */
+
+/* torch's dtype of an array; NONE when torch has none, -1 with an exception. */
+static int
+torch_dtype(py_writer *w, PyObject *array)
+{
+    PyObject *dtype = py_array_dtype(array);
+    /* By identity: dtypes that compare equal may differ in what they carry. */
+    PyObject *key = PyLong_FromVoidPtr(dtype);
+    PyObject *name = key == NULL ? NULL : PyDict_GetItemWithError(w->dtypes, key);
+    int result = -1;
+    Py_XINCREF(name);
+    if (name == NULL && key != NULL && PyErr_Occurred() == NULL) {
+        name = PyObject_CallMethod(w->values, "torch_dtype", "O", dtype);
+        if (name != NULL &&
+            (PyDict_SetItem(w->dtypes, key, name) < 0 || !py_keep(w, dtype))) {
+            Py_CLEAR(name);
+        }
+    }
+    if (name == Py_None) {
+        result = PSD_DTYPE_NONE;
+    }
+    else if (name != NULL) {
+        Py_ssize_t size;
+        const char *text = PyUnicode_AsUTF8AndSize(name, &size);
+        if (text != NULL) {
+            result = (int)psd_dtype_from_name(
+                (psd_span){(const uint8_t *)text, (size_t)size});
+        }
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(key);
+    Py_DECREF(dtype);
+    return result;
+}
+
+/* How far a plain array's elements reach, in bytes; false when nothing is there. */
+static bool
+reach_of(const py_array_view *view, size_t *reach)
+{
+    size_t last = 0;
+    for (int i = 0; i < view->rank; i++) {
+        if (view->shape[i] == 0) {
+            return false;
+        }
+        if (view->shape[i] > 1) {
+            last += (size_t)(view->shape[i] - 1) * (size_t)view->strides[i];
+        }
+    }
+    *reach = last + (size_t)view->itemsize;
+    return true;
+}
+
+/* Shape and strides in elements; where no second index exists the stride is free,
+ * and torch's own choice is that of a contiguous array.  NumPy's for an array of
+ * no elements is 0 or anything. */
+static bool
+fill_geometry(py_writer *w, const py_array_view *view, psd_tensor *t)
+{
+    size_t rank = (size_t)view->rank;
+    int64_t *numbers = psd_arena_take_array(&w->arena, 2 * rank, sizeof *numbers);
+    if (numbers == NULL) {
+        return py_no_memory();
+    }
+    int64_t contiguous = 1;
+    t->numel = 1;
+    for (size_t i = 0; i < rank; i++) {
+        t->numel *= (uint64_t)view->shape[i];
+    }
+    for (size_t i = rank; i-- > 0;) {
+        numbers[i] = view->shape[i];
+        bool divides = t->numel > 0 && view->strides[i] >= 0 &&
+                       view->strides[i] % view->itemsize == 0;
+        numbers[rank + i] = divides ? view->strides[i] / view->itemsize : contiguous;
+        contiguous *= view->shape[i] > 0 ? view->shape[i] : 1;
+    }
+    t->rank = (uint8_t)rank;
+    t->shape = numbers;
+    t->strides = numbers + rank;
+    return true;
+}
+
+/* (flags, attributes or None), as the caller said of this very array. */
+static bool
+fill_flags(py_writer *w, PyObject *array, psd_tensor *t)
+{
+    if (w->parameters == Py_None) {
+        return true;
+    }
+    PyObject *key = PyLong_FromVoidPtr(array);
+    PyObject *told = key == NULL ? NULL : PyDict_GetItemWithError(w->parameters, key);
+    Py_XDECREF(key);
+    unsigned char flags;
+    PyObject *state;
+    if (told == NULL || !PyArg_ParseTuple(told, "bO", &flags, &state)) {
+        return PyErr_Occurred() == NULL;
+    }
+    t->flags = flags;
+    if (state == Py_None) {
+        return true;
+    }
+    struct py_pending *pending = psd_arena_take(&w->arena, sizeof *pending);
+    if (pending == NULL) {
+        return py_no_memory();
+    }
+    *pending = (struct py_pending){0, w->model.tensor_count, w->states};
+    w->states = pending;
+    return py_keep(w, state) && py_put(w, state, &pending->ref);
+}
+
+static bool
+add_array(py_writer *w, PyObject *object, PyObject *array, const py_array_view *view,
+          psd_dtype dtype, psd_ref *slot)
+{
+    psd_model *m = &w->model;
+    psd_tensor t = {.dtype = (uint8_t)dtype, .storage = PSD_NO_STORAGE};
+    if (!py_keep(w, object) || !py_keep(w, array) || !fill_geometry(w, view, &t) ||
+        !fill_flags(w, object, &t)) {
+        return false;
+    }
+    if (!psd_grow(py_alloc(), (void **)&m->tensors, &m->tensor_capacity,
+                  (uint64_t)m->tensor_count + 1, sizeof t) ||
+        !psd_grow(py_alloc(), (void **)&w->extents, &w->extent_capacity,
+                  (uint64_t)m->tensor_count + 1, sizeof *w->extents)) {
+        return py_no_memory();
+    }
+    size_t reach = 0;
+    const uint8_t *low = reach_of(view, &reach) ? view->data : NULL;
+    w->extents[m->tensor_count] =
+        (py_extent){low, low == NULL ? NULL : low + reach, m->tensor_count};
+    m->tensors[m->tensor_count] = t;
+    /* A placeholder of the right kind; numbers of tensors are never memoized by value. */
+    psd_ref ref = psd_new_none(&w->pool);
+    if (!py_made(w, ref, slot) || !py_remember_object(w, object, ref)) {
+        return false;
+    }
+    psd_value *value = psd_value_at(&w->pool, ref);
+    value->kind = PSD_KIND_TENSOR;
+    value->as.index = m->tensor_count++;
+    return true;
+}
+
+/* Negative strides, foreign byte order: torch cannot say it, so a copy does. */
+static bool
+write_copy(py_writer *w, PyObject *object, PyObject *array, psd_dtype dtype,
+           psd_ref *slot)
+{
+    py_array_view view;
+    PyObject *copy = PyObject_CallMethod(w->values, "compact", "O", array);
+    bool done = copy != NULL && py_array_look(copy, &view) > 0 && view.plain &&
+                add_array(w, object, copy, &view, dtype, slot);
+    Py_XDECREF(copy);
+    if (!done && PyErr_Occurred() == NULL) {
+        PyErr_SetString(PyExc_TypeError, "compact() gave no plain array");
+    }
+    return done;
+}
+
+/* A memmap or a matrix is its array; a masked array is refused by the Python side. */
+static bool
+write_subclass(py_writer *w, PyObject *object, psd_dtype dtype, psd_ref *slot)
+{
+    py_array_view view;
+    PyObject *array = PyObject_CallMethod(w->values, "as_ndarray", "O", object);
+    bool done = array != NULL && py_array_look(array, &view) > 0;
+    if (done) {
+        done = view.plain ? add_array(w, object, array, &view, dtype, slot)
+                          : write_copy(w, object, array, dtype, slot);
+    }
+    Py_XDECREF(array);
+    if (!done && PyErr_Occurred() == NULL) {
+        PyErr_SetString(PyExc_TypeError, "as_ndarray() gave no array");
+    }
+    return done;
+}
+
+/* 1: written as a tensor, 0: no array that torch has a dtype for, -1: failed. */
+int
+py_write_array(py_writer *w, PyObject *object, psd_ref *slot)
+{
+    py_array_view view;
+    int looked = py_array_look(object, &view);
+    if (looked <= 0) {
+        return looked;
+    }
+    int dtype = torch_dtype(w, object);
+    if (dtype <= 0) {
+        return dtype;
+    }
+    if (view.plain && view.exact) {
+        return add_array(w, object, object, &view, (psd_dtype)dtype, slot) ? 1 : -1;
+    }
+    if (!view.exact) {
+        return write_subclass(w, object, (psd_dtype)dtype, slot) ? 1 : -1;
+    }
+    return write_copy(w, object, object, (psd_dtype)dtype, slot) ? 1 : -1;
+}
+
+/* ---------------------------------------------------------------- storages */
+
+static int
+by_address(const void *a, const void *b)
+{
+    const py_extent *x = a, *y = b;
+    if (x->low != y->low) {
+        return (uintptr_t)x->low < (uintptr_t)y->low ? -1 : 1;
+    }
+    return x->tensor < y->tensor ? -1 : x->tensor > y->tensor;
+}
+
+/* A storage found by address; storages are numbered by first use later. */
+typedef struct {
+    const uint8_t *low, *high;
+    uint32_t number; /* + 1, or 0: not numbered yet */
+    uint8_t dtype;
+    bool mixed;
+} group;
+
+/* The largest item, and a multiple of every other's size. */
+#define LARGEST_ITEM 16
+
+/*
+ * The group that an array joins: the first that reaches it and of whose start it
+ * is whole items away.  Of two groups with one remainder the older ends before
+ * the newer begins, so no more than one of each is open.
+ */
+static group *
+open_group(group *groups, const uint32_t *open, const py_extent *e, size_t itemsize)
+{
+    group *found = NULL;
+    for (unsigned i = 0; i < LARGEST_ITEM; i++) {
+        group *g = open[i] == 0 ? NULL : &groups[open[i] - 1];
+        if (g != NULL && (uintptr_t)e->low < (uintptr_t)g->high &&
+            (size_t)(e->low - g->low) % itemsize == 0 && (found == NULL || g < found)) {
+            found = g;
+        }
+    }
+    return found;
+}
+
+/*
+ * Arrays whose bytes overlap share a storage that spans them all.  An array
+ * that does not lie on whole items of its storage cannot be told so, and gets
+ * another.  *group_of gives each tensor's group.
+ */
+static uint32_t
+find_groups(py_writer *w, group *groups, uint32_t *group_of)
+{
+    uint32_t open[LARGEST_ITEM] = {0}; /* by the remainder of their start; + 1 */
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < w->model.tensor_count; i++) {
+        const py_extent *e = &w->extents[i];
+        const psd_tensor *t = &w->model.tensors[e->tensor];
+        size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
+        group *g = e->low == NULL ? NULL : open_group(groups, open, e, itemsize);
+        if (g == NULL) {
+            g = &groups[count++];
+            *g = (group){e->low, e->high, 0, t->dtype, false};
+            if (e->low != NULL) {
+                open[(uintptr_t)e->low % LARGEST_ITEM] = count;
+            }
+        }
+        else if ((uintptr_t)e->high > (uintptr_t)g->high) {
+            g->high = e->high;
+        }
+        g->mixed = g->mixed || g->dtype != t->dtype;
+        group_of[e->tensor] = (uint32_t)(g - groups);
+    }
+    return count;
+}
+
+static bool
+number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t count)
+{
+    psd_model *m = &w->model;
+    m->storages = calloc(count == 0 ? 1 : count, sizeof *m->storages);
+    w->bytes = calloc(count == 0 ? 1 : count, sizeof *w->bytes);
+    if (m->storages == NULL || w->bytes == NULL) {
+        return py_no_memory();
+    }
+    m->storage_capacity = count == 0 ? 1 : count;
+    /* In the order of the tensors, which is that of the object. */
+    for (uint32_t i = 0; i < m->tensor_count; i++) {
+        group *g = &groups[group_of[i]];
+        psd_tensor *t = &m->tensors[i];
+        size_t size = g->low == NULL ? 0 : (size_t)(g->high - g->low);
+        if (g->number == 0) {
+            psd_storage *s = &m->storages[m->storage_count];
+            w->bytes[m->storage_count++] = (psd_span){g->low, size};
+            g->number = m->storage_count;
+            s->dtype = g->dtype;
+            s->size = size;
+            s->untyped =
+                g->mixed || size % psd_dtype_row((psd_dtype)g->dtype)->size != 0;
+        }
+        t->storage = g->number - 1;
+    }
+    for (uint32_t i = 0; i < m->tensor_count; i++) {
+        const py_extent *e = &w->extents[i];
+        psd_tensor *t = &m->tensors[e->tensor];
+        const group *g = &groups[group_of[e->tensor]];
+        size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
+        t->offset =
+            e->low == NULL ? 0 : (int64_t)((size_t)(e->low - g->low) / itemsize);
+    }
+    return true;
+}
+
+bool
+py_find_storages(py_writer *w)
+{
+    size_t count = w->model.tensor_count;
+    group *groups = calloc(count == 0 ? 1 : count, sizeof *groups);
+    uint32_t *group_of = calloc(count == 0 ? 1 : count, sizeof *group_of);
+    bool done = false;
+    if (groups == NULL || group_of == NULL) {
+        py_no_memory();
+    }
+    else {
+        if (count > 1) {
+            qsort(w->extents, count, sizeof *w->extents, by_address);
+        }
+        done = number_storages(w, groups, group_of, find_groups(w, groups, group_of));
+    }
+    free(group_of);
+    free(groups);
+    return done;
+}

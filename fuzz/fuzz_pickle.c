@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Any bytes as a pickle.  What was read can be written and read again, and then
+ * writes the same bytes; what torch's pass accepts keeps every window within its
+ * storage and survives the same journey.
+ */
+#include "fuzz.h"
+
+typedef struct {
+    psd_arena arena;
+    psd_pool pool;
+    psd_pickle pickle;
+    psd_model model;
+} fuzz_run;
+
+static psd_status
+start(fuzz_run *run, psd_alloc alloc, psd_span program, psd_error *err)
+{
+    psd_limits limits = fuzz_limits();
+    psd_arena_init(&run->arena, alloc);
+    psd_pool_init(&run->pool, &run->arena, limits.values);
+    psd_model_init(&run->model);
+    run->pickle = (psd_pickle){0};
+    return psd_pickle_read(program, 0, &limits, FUZZ_KEY, &run->pool, &run->pickle,
+                           err);
+}
+
+static psd_status
+find_tensors(fuzz_run *run, psd_error *err)
+{
+    psd_limits limits = fuzz_limits();
+    return psd_torch_read(&run->pool, 0, &limits, FUZZ_KEY, &run->model, err);
+}
+
+static void
+finish(fuzz_run *run, psd_alloc alloc)
+{
+    psd_model_clear(&run->model, alloc);
+    psd_pool_clear(&run->pool);
+    psd_arena_clear(&run->arena);
+}
+
+/* Immutable values refer to smaller numbers only: no walk can go in circles. */
+static void
+expect_birth_order(const psd_pool *pool)
+{
+    for (psd_ref ref = 1; ref <= pool->count; ref++) {
+        const psd_value *value = psd_value_at(pool, ref);
+        switch (value->kind) {
+        case PSD_KIND_TUPLE:
+        case PSD_KIND_FROZENSET:
+            for (uint32_t i = 0; i < value->count; i++) {
+                PROMISE(value->as.items[i] != 0 && value->as.items[i] < ref);
+            }
+            break;
+        case PSD_KIND_LIST:
+        case PSD_KIND_SET:
+        case PSD_KIND_DICT:
+            for (uint32_t i = 0; i < value->count; i++) {
+                PROMISE(value->as.items[i] != 0 && value->as.items[i] <= pool->count);
+            }
+            break;
+        case PSD_KIND_CALL:
+            PROMISE(value->as.call->callable < ref && value->as.call->args < ref);
+            PROMISE(value->as.call->state <= pool->count);
+            break;
+        case PSD_KIND_PERSID: PROMISE(value->as.ref < ref); break;
+        default: break;
+        }
+    }
+}
+
+static void
+expect_windows_within(const psd_model *model)
+{
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        const psd_tensor *tensor = &model->tensors[i];
+        const psd_dtype_info *row = psd_dtype_row((psd_dtype)tensor->dtype);
+        if (tensor->storage == PSD_NO_STORAGE) {
+            PROMISE(tensor->flags & PSD_TENSOR_META);
+            continue;
+        }
+        PROMISE(tensor->storage < model->storage_count);
+        /* In floating point, where nothing wraps: a second opinion. */
+        double reach = (double)tensor->offset, numel = 1;
+        for (uint8_t d = 0; d < tensor->rank; d++) {
+            int64_t length = tensor->shape[d];
+            PROMISE(length >= 0);
+            numel *= (double)length;
+            reach += (double)(length - 1) * (double)tensor->strides[d];
+        }
+        PROMISE(tensor->offset >= 0);
+        if (numel > 0) {
+            double room = (double)model->storages[tensor->storage].size;
+            PROMISE((reach + 1) * row->size <= room);
+        }
+    }
+}
+
+static bool
+has_set(const psd_pool *pool)
+{
+    for (psd_ref ref = 1; ref <= pool->count; ref++) {
+        psd_kind kind = psd_kind_of(pool, ref);
+        if (kind == PSD_KIND_SET || kind == PSD_KIND_FROZENSET) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Write, read what was written, write again: the same bytes. */
+static void
+journey(const fuzz_run *run, psd_alloc alloc)
+{
+    psd_error err = {0};
+    psd_buffer first, second;
+    psd_buffer_init(&first, alloc);
+    psd_buffer_init(&second, alloc);
+    psd_status status = psd_pickle_write(&run->pool, run->pickle.root, &first, &err);
+    if (status != PSD_OK) {
+        fuzz_expect_told(status, &err);
+        PROMISE(status == PSD_ARGUMENT || status == PSD_NO_MEMORY);
+    }
+    else if (first.size <= fuzz_limits().pickle_size) {
+        fuzz_run again;
+        status = start(&again, alloc, psd_buffer_span(&first), &err);
+        PROMISE(status == PSD_OK);
+        PROMISE(again.pickle.size == first.size);
+        status = psd_pickle_write(&again.pool, again.pickle.root, &second, &err);
+        /* A set has become a call, which may not lead back to itself. */
+        PROMISE(status == PSD_OK || (status == PSD_ARGUMENT && has_set(&run->pool)));
+        PROMISE(status != PSD_OK ||
+                psd_span_equal(psd_buffer_span(&first), psd_buffer_span(&second)));
+        finish(&again, alloc);
+    }
+    psd_buffer_clear(&first);
+    psd_buffer_clear(&second);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    fuzz_heap heap = {0};
+    psd_alloc alloc = fuzz_alloc(&heap);
+    psd_error err = {0};
+    fuzz_run run;
+
+    psd_status status = start(&run, alloc, (psd_span){data, size}, &err);
+    expect_birth_order(&run.pool);
+    if (status != PSD_OK) {
+        fuzz_expect_told(status, &err);
+    }
+    else {
+        PROMISE(run.pickle.root != 0 && run.pickle.root <= run.pool.count);
+        PROMISE(run.pickle.size <= size && data[run.pickle.size - 1] == PSD_OP_STOP);
+        journey(&run, alloc);
+        status = find_tensors(&run, &err);
+        if (status != PSD_OK) {
+            fuzz_expect_told(status, &err);
+        }
+        else {
+            expect_windows_within(&run.model);
+            status = psd_torch_write(&run.pool, &run.model, &err);
+            if (status != PSD_OK) {
+                fuzz_expect_told(status, &err);
+            }
+            else {
+                journey(&run, alloc);
+            }
+        }
+    }
+    finish(&run, alloc);
+    PROMISE(heap.live == 0);
+    return 0;
+}

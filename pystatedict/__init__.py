@@ -1,0 +1,99 @@
+"""Read, show, change and write PyTorch checkpoints with NumPy alone.
+
+>>> import pystatedict as psd
+>>> sd = psd.load("tutorial.pth")
+>>> {name: tensor.shape for name, tensor in sd.items()}["fc1.0.weight"]
+(512, 6)
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+# Where each name lives.  Imported on first use, so that `import pystatedict` costs next to
+# nothing and a program that only lists never pays for arrays.
+_HOMES = {
+    "_api": ("items", "load", "open", "save"),
+    "_checkpoint": ("Checkpoint",),
+    "_core": ("LIMITS", "TensorInfo"),
+    "_errors": (
+        "ChecksumError", "ClosedError", "CorruptError", "LimitError", "MismatchError",
+        "MissingTensorError", "NotACheckpointError", "SidecarError", "StaleSidecarError",
+        "StateDictError", "StateDictWarning", "TruncatedError", "UnsafePickleError",
+        "UnsupportedError",
+    ),
+    "_identify": ("identify",),
+    "_into": ("IncompatibleKeys", "load_state_dict"),
+    "_opaque": ("Opaque",),
+    "_scan": ("scan",),
+    "_sidecar": ("load_trainable", "save_trainable"),
+    "_statedict": ("Parameter", "StateDict"),
+    "_torchtypes": ("Device", "Dtype", "Layout", "QScheme", "Size"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LIMITS", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError", "Device", "Dtype",
+    "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
+    "NotACheckpointError", "Opaque", "Parameter", "QScheme", "SidecarError", "Size",
+    "StaleSidecarError", "StateDict", "StateDictError", "StateDictWarning", "TensorInfo",
+    "TruncatedError", "UnsafePickleError", "UnsupportedError", "identify", "items", "load",
+    "load_state_dict", "load_trainable", "open", "save", "save_trainable", "scan",
+]  # fmt: skip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pystatedict._api import items, load, open, save
+    from pystatedict._checkpoint import Checkpoint
+    from pystatedict._core import LIMITS, TensorInfo
+    from pystatedict._errors import (
+        ChecksumError,
+        ClosedError,
+        CorruptError,
+        LimitError,
+        MismatchError,
+        MissingTensorError,
+        NotACheckpointError,
+        SidecarError,
+        StaleSidecarError,
+        StateDictError,
+        StateDictWarning,
+        TruncatedError,
+        UnsafePickleError,
+        UnsupportedError,
+    )
+    from pystatedict._identify import identify
+    from pystatedict._into import IncompatibleKeys, load_state_dict
+    from pystatedict._opaque import Opaque
+    from pystatedict._scan import scan
+    from pystatedict._sidecar import load_trainable, save_trainable
+    from pystatedict._statedict import Parameter, StateDict
+    from pystatedict._torchtypes import Device, Dtype, Layout, QScheme, Size
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module 'pystatedict' has no attribute {name!r}")
+        from importlib import import_module
+
+        try:
+            module = import_module(f"pystatedict.{home}")
+        except ImportError as error:
+            if error.name == "pystatedict._core" or "name '_core'" in str(error):
+                raise ImportError(
+                    "pystatedict's compiled part is missing: this is the source folder, not the"
+                    " installed package; run `pip install -e .` in it, or start Python elsewhere"
+                ) from None
+            raise
+        value = getattr(module, name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,174 @@
+"""Checkpoint: the lazy door.  Lists and picks; makes an array only when one is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from pystatedict._errors import ClosedError, CorruptError, MissingTensorError, StateDictError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from pystatedict._core import Archive, TensorInfo
+
+
+class Checkpoint(Mapping[str, "TensorInfo"]):
+    """A read-only mapping from tensor name to TensorInfo, in file order.
+
+    What :func:`pystatedict.open` gives.  Names are the keys on the way from the root,
+    joined by dots.  Use it as a context manager, or close() it; arrays that were taken from
+    it stay valid.
+
+    Attributes:
+        path: the file's path, or None.
+        root: the path of keys to what is listed, a tuple; empty for the whole object.
+        archive: the opened archive, for tools.
+    """
+
+    def __init__(self, archive: Archive, ref: int, root: tuple[str, ...]) -> None:
+        self.archive = archive
+        self.root = root
+        self.path = archive.path
+        self._ref = ref
+        self._infos: dict[str, TensorInfo] | None = None
+
+    def _tensors(self) -> dict[str, TensorInfo]:
+        if self._infos is None:
+            self._infos = self.archive.tensors(self._ref)
+        return self._infos
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        try:
+            return self._tensors()[name]
+        except KeyError:
+            raise self._missing(name) from None
+
+    def _missing(self, name: str) -> MissingTensorError:
+        from difflib import get_close_matches
+
+        names = list(self._tensors())
+        return MissingTensorError(
+            f"no tensor {name!r} among {len(names):,}",
+            path=self.path,
+            key=str(name),
+            suggestions=get_close_matches(str(name), names[:2000], 3),
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors())
+
+    def __len__(self) -> int:
+        return len(self._tensors())
+
+    # The dict's own views: a mapping's would look every name up anew.
+    def keys(self) -> Any:
+        return self._tensors().keys()
+
+    def values(self) -> Any:
+        return self._tensors().values()
+
+    def items(self) -> Any:
+        return self._tensors().items()
+
+    @property
+    def kind(self) -> str:
+        """What the archive is: "checkpoint" for what torch.save writes."""
+        return self.archive.kind
+
+    @property
+    def byteorder(self) -> str:
+        """Of the bytes in the file, "little" or "big"; arrays are native anyway."""
+        return self.archive.byteorder
+
+    @property
+    def closed(self) -> bool:
+        return self.archive.closed
+
+    def records(self) -> list[tuple[str, int, int, int, int, int]]:
+        """(name, header offset, stored size, size, crc32, method) of every record."""
+        return self.archive.records()
+
+    def verify(self) -> tuple[int, int]:
+        """Check every record against its CRC-32; (records checked, records without one).
+
+        Raises ChecksumError, or another CorruptError, at the first bad record.
+        """
+        return verify_archive(self.archive)
+
+    def close(self) -> None:
+        """Let go of the file.  Arrays that were taken stay valid; new ones cannot be."""
+        self.archive.close()
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise ClosedError("the checkpoint was closed", path=self.path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "bytes" if self.path is None else repr(self.path)
+        return f"<Checkpoint {where}: {len(self):,} tensors{', closed' if self.closed else ''}>"
+
+
+def verify_archive(archive: Archive) -> tuple[int, int]:
+    """(records checked, records without a CRC); raises at the first bad one."""
+    checked = unchecked = 0
+    try:
+        for index in range(len(archive.records())):
+            if archive.verify(index):
+                checked += 1
+            else:
+                unchecked += 1
+    except StateDictError as error:
+        error.path = error.path or archive.path
+        raise
+    return checked, unchecked
+
+
+# ------------------------------------------------------------------ handles as values
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:
+    """How a TensorInfo pickles: path, number, name, and what the file looked like."""
+    if info.path is None:
+        raise TypeError("only a TensorInfo of a file with a path can be pickled")
+    path = os.path.abspath(info.path)
+    return _reopen, (path, info._index, info.name, _stamp(path))
+
+
+_LAST: list[tuple[tuple[str, tuple[int, int]], Archive]] = []
+
+
+def _reopen(path: str, index: int, name: str, stamp: tuple[int, int]) -> TensorInfo:
+    from pystatedict._api import open_archive
+
+    if _stamp(path) != stamp:
+        raise CorruptError(
+            "the file has changed since this TensorInfo was made",
+            path=path,
+            code="file-changed",
+            hint="open the file again and take new TensorInfos from it",
+        )
+    key = (path, stamp)
+    # A worker is sent many tensors of one file: the last archive is kept open.
+    if not _LAST or _LAST[0][0] != key:
+        _LAST[:] = [(key, open_archive(path))]
+    return _LAST[0][1].info(index, name)

@@ -1,0 +1,152 @@
+"""The extension as a type checker sees it.  Private: users go through pystatedict."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+@final
+class Source:
+    """A buffer held open: the base of every array.  Never lets go while it lives."""
+
+    def __new__(cls, buffer: Buffer, /) -> Source: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+
+@final
+class TensorInfo:
+    """One tensor of a checkpoint: all that the pickle tells, none of its bytes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+    @property
+    def storage_offset(self) -> int: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def storage_nbytes(self) -> int: ...
+    @property
+    def numel(self) -> int: ...
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def requires_grad(self) -> bool | None: ...
+    @property
+    def kind(self) -> str | None: ...
+    @property
+    def is_meta(self) -> bool: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def _archive(self) -> Archive: ...
+    @property
+    def _index(self) -> int: ...
+    def numpy(self) -> npt.NDArray[Any]: ...
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+@final
+class Archive:
+    """An opened zip archive of a checkpoint."""
+
+    @property
+    def kind(self) -> str: ...  # "checkpoint", "torchscript", "package", "export"
+    @property
+    def byteorder(self) -> str: ...  # "little" or "big"
+    @property
+    def has_byteorder(self) -> bool: ...
+    @property
+    def prefix(self) -> str: ...  # top folder with its slash
+    @property
+    def protocol(self) -> int: ...  # of the pickle
+    @property
+    def pickle_size(self) -> int: ...
+    @property
+    def tensor_count(self) -> int: ...
+    @property
+    def storage_count(self) -> int: ...
+    @property
+    def root(self) -> int: ...  # ref of the object that was saved
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def path(self) -> str | None: ...
+    def close(self) -> None: ...
+    def records(self) -> list[tuple[str, int, int, int, int, int]]:
+        """(name, header offset, stored size, size, crc32, method), in file order."""
+    def read(self, index: int, /) -> bytes:
+        """The bytes of a record by number, inflated, its CRC checked."""
+    def verify(self, index: int, /) -> bool:
+        """Check one record; False when it states no CRC.  Raises ChecksumError."""
+    def crc32(self, index: int, /) -> int: ...
+    def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
+        """Distinct (module, name, first position in the file, called) of data.pkl."""
+    def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
+        """(key, ref, kind) of a dict, list, tuple or unknown object; None of a leaf.
+
+        kind is "tensor", "dict", "list", "tuple", "object" or "value".
+        """
+    def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
+        """Every tensor below `ref` (0: the root) by dotted name, in file order."""
+    def info(self, index: int, name: str, /) -> TensorInfo:
+        """The TensorInfo of a tensor, by number."""
+    def direct(self, ref: int = 0, /) -> dict[object, TensorInfo]:
+        """The tensors that are values of the dict `ref` itself."""
+    def load(
+        self,
+        ref: int,
+        values: object,
+        *,
+        copy: bool = False,
+        meta: bool = False,
+    ) -> Any:
+        """The object at `ref`, tensors as arrays; `values` makes the plain values."""
+
+def open_archive(
+    source: Source,
+    path: str | None = None,
+    limits: dict[str, int] | None = None,
+    run: bool = True,
+) -> Archive: ...
+def scan_pickle(
+    program: Buffer, limits: dict[str, int] | None = None, /
+) -> tuple[list[tuple[str, str, int, bool]], list[bytes], int, Exception | None]:
+    """(globals as Archive.globals(), byte strings that look like pickles, bytes up to
+    STOP or 0, the error that ended it).  Nothing is raised for a bad pickle.
+    """
+
+def write(
+    obj: object,
+    sink: Callable[[memoryview], object],
+    values: object,
+    *,
+    checksum: bool = True,
+    parameters: object = None,
+) -> int:
+    """Write the object; returns the bytes written."""
+
+def crc32(data: Buffer, seed: int = 0, /) -> int: ...
+def crc32_kernels() -> list[tuple[str, bool]]: ...
+def crc32_by(kernel: str, data: Buffer, seed: int = 0, /) -> int: ...
+
+LIMITS: Final[dict[str, int]]
+STATUSES: Final[Sequence[tuple[str, str]]]  # (code, family)
+DTYPES: Final[dict[str, tuple[int, str]]]  # torch's name -> (bytes, group)

@@ -1,0 +1,263 @@
+"""Files, file objects and buffers as Sources; and files that are whole or absent."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from pystatedict._core import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
+# Linux counts a private writable map against memory unless told not to; the pages of a
+# checkpoint are seldom written, and the file may be larger than memory.
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+# Until 3.13 a map keeps a descriptor of its own open; nothing here resizes maps.
+_UNTRACKED: dict[str, Any] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and os.name != "nt" else {}
+)
+
+
+def path_of(f: object) -> str | None:
+    """The path of a str, bytes path-like or named file; None of anything else."""
+    if isinstance(f, (str, os.PathLike)):
+        return os.fsdecode(os.fspath(f))
+    name = getattr(f, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def open_source(f: Any, mmap: bool = True) -> tuple[Source, str | None]:
+    """(bytes held open, path or None) of a path, file object or bytes-like object.
+
+    A file is mapped privately, copy-on-write: arrays on it are writable and the file never
+    changes.  An open file counts from its current position.  With ``mmap=False`` the bytes
+    are read into memory of their own.
+    """
+    if isinstance(f, (str, os.PathLike)):
+        path = os.fsdecode(os.fspath(f))
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path!r} is a directory, not a file")
+        with open(path, "rb", buffering=0) as file:
+            return _from_fd(file.fileno(), 0, mmap), path
+    try:
+        return Source(f), None  # a map has read() too, and is better looked into
+    except TypeError:
+        if hasattr(f, "read"):
+            return _from_file(f, mmap), path_of(f)
+        raise TypeError(
+            f"expected a path, a file or bytes, not {type(f).__name__}"
+            + (" (save() takes the object first)" if isinstance(f, dict) else "")
+        ) from None
+
+
+def _from_file(f: Any, mmap: bool) -> Source:
+    try:
+        fd, start = f.fileno(), f.tell()
+        regular = _is_regular(fd)
+    except (AttributeError, OSError, ValueError):
+        regular = False  # no real file behind it
+    if regular:
+        return _from_fd(fd, start, mmap)
+    data = f.read()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"the file must be opened in binary mode; read() gave {type(data).__name__}"
+        )
+    return Source(bytearray(data))
+
+
+def _is_regular(fd: int) -> bool:
+    import stat
+
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _from_fd(fd: int, start: int, mmap: bool) -> Source:
+    size = os.fstat(fd).st_size
+    if not _is_regular(fd):
+        with os.fdopen(os.dup(fd), "rb") as stream:  # a pipe or a device
+            return Source(bytearray(stream.read()))
+    if size <= start:
+        return Source(b"")
+    if not mmap:
+        return Source(_read_all(fd, start, size - start))
+    return Source(_map(fd, start, size))
+
+
+def _map(fd: int, start: int, size: int) -> Any:
+    import mmap as module
+
+    page = start - start % module.ALLOCATIONGRANULARITY
+    if os.name == "nt":
+        mapped = module.mmap(fd, size - page, access=module.ACCESS_COPY, offset=page)
+    else:
+        mapped = module.mmap(
+            fd,
+            size - page,
+            flags=module.MAP_PRIVATE | _NORESERVE,
+            prot=module.PROT_READ | module.PROT_WRITE,
+            offset=page,
+            **_UNTRACKED,
+        )
+    return memoryview(mapped)[start - page :] if start != page else mapped
+
+
+def _read_all(fd: int, start: int, size: int) -> bytearray:
+    data = bytearray(size)
+    view, done = memoryview(data), 0
+    with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
+        before = file.tell()
+        file.seek(start)
+        while done < size:
+            count = file.readinto(view[done : done + (1 << 30)])
+            if not count:
+                break  # it shrank meanwhile: judged by what there is
+            done += count
+        file.seek(before)  # the position is shared with the caller's file
+    view.release()
+    del data[done:]
+    return data
+
+
+# ------------------------------------------------------------------ writing
+
+_COUNT = itertools.count()
+
+
+@contextmanager
+def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place when the block ends well.
+
+    The old file stays whole until then, whatever happens; its permissions are kept.  On an
+    error nothing is left behind.  A symbolic link is followed, so the link stays.  What is
+    no regular file (a pipe, /dev/null) is written to as it is.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "a.bin")
+    >>> with replacing(str(path)) as file:
+    ...     _ = file.write(b"whole")
+    >>> path.read_bytes()
+    b'whole'
+    """
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(f"{path!r} is there already, and overwrite is False")
+    if _is_special(path):
+        with open(path, "wb", buffering=0) as file:
+            yield file
+        return
+    target = os.path.realpath(path)
+    if os.path.islink(target):
+        import errno
+
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    folder, name = os.path.split(target)
+    temporary = _free_name(folder, name)
+    ours = True  # from now on: a signal may come while the file is being made
+    try:
+        try:
+            file = open(temporary, "xb", buffering=0)  # noqa: SIM115
+        except FileExistsError:
+            ours = False
+            raise
+        with file:
+            yield file
+            _keep_mode(target, file.fileno())
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            os.link(temporary, target)  # fails if someone else was first
+            os.unlink(temporary)
+    except BaseException:
+        if ours:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _is_special(path: str) -> bool:
+    """A device, a pipe, a socket: something that a file must not take the place of."""
+    import stat
+
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _free_name(folder: str, name: str) -> str:
+    """A name beside `name` that nobody else uses: other threads count on, and what a killed
+    process of this number has left is passed by.
+    """
+    while True:
+        # Short, so that a name of the greatest length still has room for it: names are
+        # bounded in bytes, and a character has up to four.
+        unique = f"{os.getpid():x}-{next(_COUNT):x}"
+        path = os.path.join(folder, f".{name[:50]}.{unique}.part")
+        if not os.path.lexists(path):
+            return path
+
+
+def _keep_mode(target: str, fd: int) -> None:
+    """Give the new file the permissions and, where allowed, the owner of the old one."""
+    if not hasattr(os, "fchmod"):
+        return
+    try:
+        old = os.stat(target)
+    except OSError:
+        return
+    new = os.fstat(fd)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with suppress(PermissionError):
+            os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, old.st_mode & 0o7777)
+
+
+def _sync_folder(folder: str) -> None:
+    """The rename itself should survive a crash, where the system can promise it."""
+    if os.name == "nt":
+        return
+    try:
+        fd = os.open(folder or ".", os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def writer_of(file: Any) -> Callable[[memoryview], object]:
+    """The write method of a file object that was opened for bytes."""
+    write = getattr(file, "write", None)
+    if write is None:
+        raise TypeError(f"expected a path or a file to write to, not {type(file).__name__}")
+    if isinstance(file, io.RawIOBase):
+        return _Raw(file)
+    return write  # type: ignore[no-any-return]
+
+
+class _Raw:
+    """write() of a raw file, whose None means that nothing was taken, not all."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+
+    def __call__(self, data: memoryview) -> int:
+        count = self._file.write(data)
+        if count is None:
+            import errno
+
+            raise BlockingIOError(errno.EAGAIN, "the file takes nothing now, and does not block")
+        return count

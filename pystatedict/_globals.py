@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a name in a pickle means for who loads it: one table, three verdicts.
+
+    plain      the names that make tensors and plain values; all that torch.load with
+               weights_only=True accepts is here
+    dangerous  names that run code, start processes, open files or connections when called,
+               or that lead to such names
+    unknown    the rest: classes of somebody's own, mostly harmless, not ours to judge
+
+Nothing is imported to find out.  Names are compared as text, after Python 2's spellings
+have become Python 3's, as CPython's Lib/_compat_pickle.py maps them.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Verdict = Literal["plain", "unknown", "dangerous"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# --------------------------------------------------------------- Python 2's spellings
+
+_MODULES = {
+    "__builtin__": "builtins",
+    "copy_reg": "copyreg",
+    "cPickle": "pickle",
+    "Queue": "queue",
+    "StringIO": "io",
+    "cStringIO": "io",
+    "SocketServer": "socketserver",
+    "ConfigParser": "configparser",
+    "UserDict": "collections",
+    "UserList": "collections",
+    "UserString": "collections",
+    "_abcoll": "collections.abc",
+    "_winreg": "winreg",
+    "anydbm": "dbm",
+    "commands": "subprocess",
+    "dbhash": "dbm.bsd",
+    "dbm": "dbm.ndbm",
+    "dumbdbm": "dbm.dumb",
+    "gdbm": "dbm.gnu",
+    "httplib": "http.client",
+    "repr": "reprlib",
+    "robotparser": "urllib.robotparser",
+    "thread": "_thread",
+    "urllib2": "urllib.request",
+    "urlparse": "urllib.parse",
+    "whichdb": "dbm",
+    "xmlrpclib": "xmlrpc.client",
+    "BaseHTTPServer": "http.server",
+    "CGIHTTPServer": "http.server",
+    "SimpleHTTPServer": "http.server",
+    "SimpleXMLRPCServer": "xmlrpc.server",
+    "DocXMLRPCServer": "xmlrpc.server",
+}
+
+_NAMES = {
+    ("__builtin__", "xrange"): ("builtins", "range"),
+    ("__builtin__", "long"): ("builtins", "int"),
+    ("__builtin__", "unicode"): ("builtins", "str"),
+    ("__builtin__", "basestring"): ("builtins", "str"),
+    ("__builtin__", "unichr"): ("builtins", "chr"),
+    ("__builtin__", "reduce"): ("functools", "reduce"),
+    ("__builtin__", "intern"): ("sys", "intern"),
+    ("exceptions", "StandardError"): ("builtins", "Exception"),
+    ("itertools", "imap"): ("builtins", "map"),
+    ("itertools", "izip"): ("builtins", "zip"),
+    ("itertools", "ifilter"): ("builtins", "filter"),
+    ("urllib", "urlopen"): ("urllib.request", "urlopen"),
+    ("urllib", "urlretrieve"): ("urllib.request", "urlretrieve"),
+}
+
+
+def normalise(module: str, name: str) -> tuple[str, str]:
+    """Python 3's spelling of a global, as its unpickler reads protocols 0 to 2."""
+    pair = _NAMES.get((module, name))
+    if pair is not None:
+        return pair
+    if module == "exceptions":
+        return "builtins", name
+    return _MODULES.get(module, module), name
+
+
+# ------------------------------------------------------------------------------- plain
+
+_KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_TENSORS = frozenset(kind + "Tensor" for kind in _KINDS)
+_STORAGES = frozenset(
+    kind + "Storage" for kind in (*_KINDS, "ComplexFloat", "ComplexDouble", "Untyped")
+)
+_QUANTISED = frozenset(
+    kind + "Storage" for kind in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
+)
+_DTYPES = _words(
+    "bool uint8 int8 int16 int32 int64 uint16 uint32 uint64 "
+    "int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7 "
+    "float16 bfloat16 float32 float64 complex32 complex64 complex128 "
+    "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu "
+    "float4_e2m1fn_x2 bits8 bits16 bits1x8 bits2x4 bits4x2 "
+    "qint8 quint8 qint32 quint4x2 quint2x4"
+)
+
+# Storages that torch.jit.save names, one for every element type.
+_SCRIPT_STORAGES = frozenset(
+    kind + "Storage"
+    for kind in _words(
+        "ComplexHalf Float8_e4m3fn Float8_e4m3fnuz Float8_e5m2 Float8_e5m2fnuz Float8_e8m0fnu "
+        "Float4_e2m1fn_x2 UInt16 UInt32 UInt64 Bits8 Bits16 Bits1x8 Bits2x4 Bits4x2"
+    )
+)
+
+_NUMPY_SCALARS = _words(
+    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong "
+    "int_ uint float16 float32 float64 longdouble complex64 complex128 clongdouble str_ bytes_ "
+    "void object_ datetime64 timedelta64"
+)
+
+_NUMPY_MULTIARRAY = frozenset({"_reconstruct", "scalar"})
+_ANY: frozenset[str] = frozenset()  # every name without a dot in it
+
+_PLAIN: dict[str, frozenset[str]] = {
+    # torch
+    "torch": _TENSORS
+    | _STORAGES
+    | _QUANTISED
+    | _SCRIPT_STORAGES
+    | _DTYPES
+    | {
+        *("Tensor", "Size", "device", "Generator"),
+        *("per_tensor_affine", "per_tensor_symmetric"),
+        *("per_channel_affine", "per_channel_symmetric", "per_channel_affine_float_qparams"),
+        *("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc"),
+        *("contiguous_format", "preserve_format", "channels_last", "channels_last_3d"),
+    },
+    "torch.cuda": _TENSORS | _STORAGES,
+    "torch.sparse": _TENSORS,
+    "torch.cuda.sparse": _TENSORS,
+    "torch.storage": frozenset(
+        {"TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"}
+    ),
+    "torch.nn.parameter": frozenset(
+        {"Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer"}
+    ),
+    "torch.serialization": frozenset({"_get_layout"}),
+    "torch.torch_version": frozenset({"TorchVersion"}),
+    "torch._C": frozenset({"Generator"}),
+    "torch._tensor": frozenset({"_rebuild_from_type", "_rebuild_from_type_v2"}),
+    "torch.tensor": frozenset({"_rebuild_from_type", "_rebuild_from_type_v2"}),
+    "torch._utils": frozenset(
+        {
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+            "_rebuild_qtensor",
+            "_rebuild_sparse_tensor",
+            "_rebuild_sparse_csr_tensor",
+            "_rebuild_meta_tensor_no_storage",
+            "_rebuild_nested_tensor",
+            "_rebuild_wrapper_subclass",
+            "_rebuild_xla_tensor",
+            "_rebuild_device_tensor_from_numpy",
+            "_rebuild_device_tensor_from_cpu_tensor",
+        }
+    ),
+    "torch.jit._pickle": frozenset(
+        {
+            "build_intlist",
+            "build_doublelist",
+            "build_boollist",
+            "build_tensorlist",
+            "build_tensor_from_id",
+            "restore_type_tag",
+        }
+    ),
+    # what torch's own modules add to its list when they are imported
+    "torch.nested._internal.nested_tensor": frozenset({"NestedTensor", "_rebuild_njt"}),
+    "torch._dynamo.decorators": frozenset({"_DimRange"}),
+    "torch.distributed._mesh_layout": frozenset({"_FlatLayout", "_MeshLayout"}),
+    "torch.distributed._serialization": frozenset({"_Entry"}),
+    "torch.distributed.device_mesh": frozenset({"DeviceMesh"}),
+    "torch.distributed.tensor": frozenset({"DTensor", "Partial", "Replicate", "Shard"}),
+    "torch.distributed.tensor._api": frozenset({"DTensor"}),
+    "torch.distributed.tensor._dtensor_spec": frozenset(
+        {"DTensorSpec", "ShardOrderEntry", "TensorMeta"}
+    ),
+    "torch.distributed.tensor.placement_types": frozenset(
+        {"Partial", "Replicate", "Shard", "_StridedShard"}
+    ),
+    # Python
+    "builtins": _words(
+        "set frozenset complex slice range bytes bytearray int float bool str list tuple dict "
+        "object Ellipsis NotImplemented"
+    ),
+    "collections": frozenset({"OrderedDict", "Counter", "defaultdict", "deque"}),
+    "_codecs": frozenset({"encode"}),
+    "copyreg": frozenset({"_reconstructor", "__newobj__", "__newobj_ex__"}),
+    "argparse": frozenset({"Namespace"}),
+    "types": frozenset({"SimpleNamespace"}),
+    "datetime": frozenset({"datetime", "date", "time", "timedelta", "timezone"}),
+    "decimal": frozenset({"Decimal"}),
+    "_decimal": frozenset({"Decimal"}),
+    "_pydecimal": frozenset({"Decimal"}),
+    "fractions": frozenset({"Fraction"}),
+    "uuid": frozenset({"UUID", "SafeUUID"}),
+    "io": frozenset({"BytesIO"}),
+    "_io": frozenset({"BytesIO"}),
+    # NumPy
+    "numpy": _NUMPY_SCALARS | {"dtype", "ndarray"},
+    "numpy.core.multiarray": _NUMPY_MULTIARRAY,
+    "numpy._core.multiarray": _NUMPY_MULTIARRAY,
+    "numpy.core.numeric": frozenset({"_frombuffer"}),
+    "numpy._core.numeric": frozenset({"_frombuffer"}),
+    "numpy.dtypes": _ANY,
+    "numpy.ma.core": frozenset({"_mareconstruct", "MaskedArray"}),
+    "numpy.random._pickle": frozenset(
+        {"__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"}
+    ),
+    "numpy.random._mt19937": frozenset({"MT19937"}),
+    "numpy.random._pcg64": frozenset({"PCG64", "PCG64DXSM"}),
+    "numpy.random._philox": frozenset({"Philox"}),
+    "numpy.random._sfc64": frozenset({"SFC64"}),
+    "ml_dtypes": _ANY,
+}
+
+_PATHS = _words("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath")
+# Python 3.13 moved the classes; its pickles name the place inside.
+for _module in ("pathlib", "pathlib._local"):
+    _PLAIN[_module] = _PATHS
+
+
+# --------------------------------------------------------------------------- dangerous
+#
+# What the public scanners (picklescan, modelscan, fickling) flag, by what it does.
+# Modules whose every name counts, with all below them:
+
+_MODULES_AT_ALL = _words(
+    # processes and the system
+    "os posix nt posixpath ntpath subprocess _posixsubprocess _winapi sys pty shutil signal "
+    "_signal multiprocessing pexpect paramiko fabric sh plumbum winreg msvcrt resource "
+    "atexit mmap tempfile _osx_support _aix_support "
+    # code
+    "runpy importlib imp _imp _frozen_importlib _frozen_importlib_external pkgutil zipimport "
+    "codeop pdb bdb cProfile timeit doctest idlelib lib2to3 pydoc _pyrepl pyrepl antigravity "
+    "py_compile compileall gc site sitecustomize usercustomize _interpreters _xxsubinterpreters "
+    "_xxinterpchannels cffi ctypes _ctypes numexpr "
+    # pickles within pickles
+    "pickle _pickle _pickle_compat marshal dill cloudpickle shelve jsonpickle "
+    # packages
+    "pip ensurepip venv distutils setuptools pkg_resources "
+    # connections
+    "socket _socket ssl _ssl socketserver http.client http.server http.cookiejar urllib.request "
+    "urllib3 requests aiohttp httpx xmlrpc ftplib smtplib imaplib poplib nntplib telnetlib "
+    "webbrowser asyncio asyncore asynchat wsgiref "
+    # files
+    "tarfile zipfile fileinput sqlite3 _sqlite3 dbm logging.handlers logging.config "
+    # torch and NumPy
+    "torch.hub torch.package torch.multiprocessing torch.utils.model_zoo "
+    "torch.utils.cpp_extension torch.utils.bottleneck torch.utils.collect_env "
+    "torch.utils._config_module torch.utils.data.datapipes.utils.decoder "
+    "torch._inductor torch._dynamo.guards torch.fx.experimental.symbolic_shapes "
+    "numpy.f2py numpy.distutils numpy.testing numpy.ctypeslib numpy.lib.npyio "
+    "numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.lib._datasource "
+    "test.support"
+)
+
+# Modules with harmless names too, or that people also call their own modules.  A name
+# counts whole or as the first part of a dotted one: Profile is Profile.run too.
+_NAMES_OF: dict[str, frozenset[str]] = {
+    # getattr is not here: torch.save(model.state_dict, f), without the parentheses, writes
+    # it, and it does nothing alone.  What it is asked to fetch from is judged by its own name.
+    "builtins": _words(
+        "eval exec execfile compile open file input raw_input apply reload breakpoint __import__ "
+        "__build_class__ __loader__ __spec__ globals locals vars setattr delattr "
+        "exit quit help"
+    ),
+    "operator": frozenset({"attrgetter", "methodcaller"}),
+    "code": frozenset(
+        {"InteractiveInterpreter", "InteractiveConsole", "interact", "compile_command"}
+    ),
+    "profile": frozenset({"Profile", "run", "runctx", "main"}),
+    "trace": frozenset({"Trace", "main"}),
+    "types": frozenset({"CodeType", "FunctionType", "LambdaType"}),
+    "_thread": frozenset({"start_new_thread", "start_new", "interrupt_main"}),
+    "threading": frozenset({"Thread", "Timer"}),
+    "weakref": frozenset({"finalize"}),
+    "platform": frozenset({"popen", "_syscmd_ver", "_syscmd_file", "_syscmd_uname"}),
+    "uuid": frozenset({"_get_command_stdout", "_popen", "_find_mac"}),
+    "pipes": frozenset({"Template"}),
+    "unittest": frozenset({"main", "TestProgram"}),
+    "inspect": frozenset({"currentframe", "stack", "trace", "getmodule"}),
+    "logging": frozenset({"FileHandler", "basicConfig"}),
+    "io": frozenset({"open", "open_code", "FileIO"}),
+    "codecs": frozenset({"open"}),
+    "gzip": frozenset({"open", "GzipFile"}),
+    "bz2": frozenset({"open", "BZ2File"}),
+    "lzma": frozenset({"open", "LZMAFile"}),
+    "joblib": frozenset({"load", "dump"}),
+    "joblib.numpy_pickle": frozenset({"load", "dump", "_unpickle"}),
+    "yaml": frozenset({"load", "load_all", "unsafe_load", "unsafe_load_all", "full_load"}),
+    "pandas": frozenset({"read_pickle", "eval"}),
+    "pandas.io.pickle": frozenset({"read_pickle", "to_pickle"}),
+    "sympy.core.sympify": frozenset({"sympify"}),
+    "keras.models": frozenset({"load_model"}),
+    "numpy": _words(
+        "load save savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex memmap "
+        "DataSource"
+    ),
+    "numpy.core.multiarray": frozenset({"fromfile"}),
+    "numpy.core.memmap": frozenset({"memmap"}),
+    "numpy.core.records": frozenset({"fromfile"}),
+    "torch": frozenset({"load", "save", "from_file", "compile"}),
+    "torch.serialization": frozenset({"load", "save", "_legacy_load", "_load"}),
+    "torch.jit": frozenset({"load", "save", "CompilationUnit", "script"}),
+    "torch.jit._serialization": frozenset({"load", "save", "jit_module_from_flatbuffer"}),
+    "torch.jit.unsupported_tensor_ops": frozenset({"execWrapper"}),
+    "torch._C": frozenset({"PyTorchFileReader", "PyTorchFileWriter", "import_ir_module"}),
+    "torch.ops": frozenset({"load_library"}),
+    "torch.classes": frozenset({"load_library"}),
+    # these run the source text that the pickle carries
+    "torch.fx.graph_module": frozenset(
+        {
+            "_exec_with_source",
+            "_forward_from_src",
+            "_deserialize_graph_module",
+            "reduce_graph_module",
+            "reduce_package_graph_module",
+            "reduce_deploy_graph_module",
+        }
+    ),
+}
+# The same modules under their other names.
+_NAMES_OF["__builtins__"] = _NAMES_OF["builtins"]
+_NAMES_OF["_operator"] = _NAMES_OF["operator"]
+_NAMES_OF["_io"] = _NAMES_OF["_pyio"] = _NAMES_OF["io"]
+_NAMES_OF["numpy._core.multiarray"] = _NAMES_OF["numpy.core.multiarray"]
+_NAMES_OF["numpy._core._multiarray_umath"] = _NAMES_OF["numpy.core.multiarray"]
+_NAMES_OF["numpy.core._multiarray_umath"] = _NAMES_OF["numpy.core.multiarray"]
+_NAMES_OF["numpy._core.memmap"] = _NAMES_OF["numpy.core.memmap"]
+_NAMES_OF["numpy._core.records"] = _NAMES_OF["numpy.core.records"]
+
+# Whatever the module, a name that leads to one of these modules (`torch`, `os.system`)
+# or to one of these attributes (`numpy`, `ndarray.tofile`).
+_REACHED_MODULES = _words(
+    "os posix nt sys subprocess socket shutil runpy importlib pty builtins __builtin__ "
+    "__builtins__ ctypes _ctypes pickle _pickle cPickle marshal operator _operator"
+)
+_REACHED_ATTRIBUTES = _words(
+    "system popen eval exec execfile compile __import__ loads load_library "
+    "runcode runcommand runsource runctx write_text write_bytes unlink rmdir rmtree "
+    "tofile fromfile from_file memmap "
+    "__globals__ __getattribute__ __subclasses__ __code__ __loader__ __spec__ __dict__ "
+    "__bases__ __base__ __mro__ __class__ __self__"
+)
+
+
+def verdict(module: str, name: str) -> Verdict:
+    """Judge the global `module`.`name` of a pickle: plain, unknown or dangerous."""
+    pairs = {(module, name), normalise(module, name)}
+    # A line end of another system does not make another module of it to a reader's eye.
+    pairs.add((module.strip(), name.strip()))
+    if any(_dangerous(*pair) for pair in pairs):
+        return "dangerous"
+    return "plain" if _plain(*normalise(module, name)) else "unknown"
+
+
+def _plain(module: str, name: str) -> bool:
+    names = _PLAIN.get(module)
+    return names is not None and (name in names or (names is _ANY and "." not in name))
+
+
+def _dangerous(module: str, name: str) -> bool:
+    if _plain(module, name):
+        return False
+    parts = name.split(".")
+    if parts[0] in _NAMES_OF.get(module, ()):
+        return True
+    while module:
+        if module in _MODULES_AT_ALL:
+            return True
+        module = module.rpartition(".")[0]
+    return not (_REACHED_MODULES.isdisjoint(parts) and _REACHED_ATTRIBUTES.isdisjoint(parts))

@@ -1,0 +1,128 @@
+"""What a pickle names and nobody runs: an inert stand-in for an object of unknown class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pystatedict._printable import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Opaque:
+    """An object whose class is not known here, kept as the pickle tells of it.
+
+    Nothing is imported or called to make one.  The tensors inside stay reachable, and
+    ``save(..., opaque=True)`` writes it back as it was.
+
+    Attributes:
+        module, name: the class or function that the pickle names; for the result of
+            something that is itself opaque, ``module`` is None and ``name`` is that.
+        args: the arguments of the call, a tuple; None when the name itself is the value.
+        kwargs: keyword arguments, a dict, or None.
+        state: what BUILD would have set: mostly a dict of attributes, or None.
+        items: what SETITEMS would have set, a dict.
+        appends: what APPENDS would have appended, a list.
+        form: "global", "reduce" (a call) or "newobj" (``cls.__new__(cls, *args)``).
+
+    Entries of a dict in ``state`` can be read as attributes, items and elements by
+    subscript:
+
+    >>> o = Opaque("argparse2", "Options", args=())
+    >>> o.state = {"lr": 0.1}
+    >>> o.lr
+    0.1
+    >>> o
+    <Opaque argparse2.Options(): 1 attribute>
+    """
+
+    __slots__ = (
+        "__weakref__", "_hashes", "appends", "args", "form", "items", "kwargs", "module",
+        "name", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        module: str | None,
+        name: Any,
+        args: Any = None,
+        kwargs: dict[Any, Any] | None = None,
+        form: str = "reduce",
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
+        self.appends: list[Any] = []
+        self._hashes: dict[int, int] = {}  # how many keys of each hash were set
+        self.form = "global" if args is None else form
+
+    @property
+    def qualified_name(self) -> str:
+        """``module.name``, or the name alone of something that has no module."""
+        if self.module is None:
+            return f"{type(self.name).__name__} object"
+        return f"{self.module}.{self.name}"
+
+    def _attributes(self) -> dict[Any, Any]:
+        state = self.state
+        if isinstance(state, dict):
+            return state
+        if isinstance(state, tuple) and len(state) == 2:
+            merged: dict[Any, Any] = {}
+            for part in state:
+                if isinstance(part, dict):
+                    merged.update(part)
+            return merged
+        return {}
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            attributes = self._attributes()
+            if name in attributes:
+                return attributes[name]
+        raise AttributeError(f"{self.qualified_name} (opaque) has no attribute {name!r}")
+
+    def __getitem__(self, key: Any) -> Any:
+        # A slice cannot be hashed before CPython 3.12, so it is no question for `items`.
+        if isinstance(key, slice):
+            return self.appends[key]
+        if key in self.items:
+            return self.items[key]
+        if isinstance(key, int) and self.appends:
+            return self.appends[key]
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.items or key in self.appends
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items or self.appends)
+
+    def __len__(self) -> int:
+        return len(self.items) + len(self.appends)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(k for k in self._attributes() if isinstance(k, str))]
+
+    def __repr__(self) -> str:
+        text = printable(self.qualified_name)
+        if self.form == "global":
+            return f"<Opaque {text}>"
+        told = []
+        for count, what in (
+            (len(self._attributes()), "attribute"),
+            (len(self.items), "item"),
+            (len(self.appends), "element"),
+        ):
+            if count:
+                told.append(f"{count} {what}{'s' if count > 1 else ''}")
+        call = "()" if not self.args else "(...)"
+        return f"<Opaque {text}{call}{': ' if told else ''}{', '.join(told)}>"

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint holds, counted: totals, modules, facts, and whose flags are known."""
+
+from __future__ import annotations
+
+import os
+
+from ._errors import SidecarError, StateDictError
+from ._sidecar import SUFFIX, find_trouble, read_sidecar, spread, window
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from ._checkpoint import Checkpoint
+    from ._core import Archive, TensorInfo
+    from ._sidecar import Record, Sidecar
+
+    Flags = dict[str, bool | None]
+    # (flag of each tensor, state of the sidecar, what is wrong with the sidecar)
+    Known = tuple[Flags, str, SidecarError | str | None]
+
+MODULE_DEPTH = 64  # dots of a name that make modules; deeper ones stay in the leaf's name
+
+_TEXT_RECORD = 256  # bytes of a small text record that are shown
+
+
+# ------------------------------------------------------------------------- flags
+
+
+def flags_of(checkpoint: Checkpoint, path: str | None) -> Known:
+    """The trainable flags of all tensors of the file at `path`.
+
+    A flag of the sidecar stands above one in the pickle.  The sidecar is "none", "current",
+    "unsure" (nothing sure can be said), "stale" or "broken"; the last two are not applied.
+    """
+    flags: Flags = {name: info.requires_grad for name, info in checkpoint.items()}
+    try:
+        sidecar = None if path is None else read_sidecar(path + SUFFIX)
+        if path is None or sidecar is None:
+            return flags, "none", None
+        if all(name in checkpoint for name in sidecar.trainable):
+            return _applied(flags, sidecar, checkpoint, checkpoint)
+        return _applied_inside(flags, sidecar, checkpoint, path)
+    except SidecarError as exc:
+        return flags, "broken", exc
+
+
+def _applied_inside(flags: Flags, sidecar: Sidecar, checkpoint: Checkpoint, path: str) -> Known:
+    """The sidecar's names are those of the state_dict inside a larger checkpoint."""
+    from ._api import open as open_checkpoint
+
+    try:
+        inner = open_checkpoint(path, root="auto")
+    except StateDictError:
+        return _applied(flags, sidecar, checkpoint, checkpoint)
+    with inner:
+        return _applied(flags, sidecar, checkpoint, inner)
+
+
+def _applied(
+    flags: Flags, sidecar: Sidecar, checkpoint: Checkpoint, names: Mapping[str, TensorInfo]
+) -> Known:
+    trouble = find_trouble(checkpoint.archive, sidecar, names)
+    if isinstance(trouble, SidecarError):
+        return flags, "stale", trouble
+    said = spread(sidecar, names)
+    if names is checkpoint:
+        flags.update(said)
+    else:
+        # The same tensors, under their full names.
+        by_window = {window(name, names[name]): flag for name, flag in said.items()}
+        for name, info in checkpoint.items():
+            flags[name] = by_window.get(window(name, info), flags[name])
+    return flags, "unsure" if trouble else "current", trouble
+
+
+# ------------------------------------------------------------------------ counts
+
+
+class Total:
+    """Tensors counted by name; parameters and bytes of tied ones counted once."""
+
+    __slots__ = ("_seen", "bytes", "frozen", "parameters", "tensors", "trainable", "unknown")
+
+    def __init__(self) -> None:
+        self.tensors = self.parameters = self.bytes = 0
+        self.trainable = self.frozen = self.unknown = 0  # of the parameters
+        self._seen: set[tuple[object, ...]] = set()
+
+    def add(self, name: str, info: TensorInfo, flag: bool | None) -> None:
+        self.tensors += 1
+        key = window(name, info)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.parameters += info.numel
+        self.bytes += info.nbytes
+        if flag is None:
+            self.unknown += info.numel
+        elif flag:
+            self.trainable += info.numel
+        else:
+            self.frozen += info.numel
+
+    def members(self) -> dict[str, int]:
+        return {
+            "tensors": self.tensors,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "trainable": self.trainable,
+            "frozen": self.frozen,
+            "unknown": self.unknown,
+        }
+
+
+class Module:
+    """A node of the tree of dotted names."""
+
+    __slots__ = ("children", "name", "parent", "total")
+
+    def __init__(self, name: str, parent: Module | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.children: dict[str, Module] = {}
+        self.total = Total()
+
+    def child(self, name: str) -> Module:
+        found = self.children.get(name)
+        if found is None:
+            found = self.children[name] = Module(name, self)
+        return found
+
+    def path(self) -> str:
+        parts: list[str] = []
+        node: Module | None = self
+        while node is not None and node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return ".".join(reversed(parts))
+
+
+def modules_of(names: Mapping[str, TensorInfo], flags: Flags, depth: int | None) -> Module:
+    """The tree of the names' modules, `depth` levels of it; every node counts all below it."""
+    root = Module("", None)
+    for name, info in names.items():
+        flag = flags[name]
+        node = root
+        node.total.add(name, info, flag)
+        for part in name.split(".", MODULE_DEPTH)[:-1][:depth]:
+            node = node.child(part)
+            node.total.add(name, info, flag)
+    return root
+
+
+# ------------------------------------------------------------------------- facts
+
+
+def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
+    """All that `stat` tells; plain values but for `trouble`, see `flags_of`."""
+    archive = checkpoint.archive
+    records = archive.records()
+    flags, sidecar, trouble = flags_of(checkpoint, path)
+    total = Total()
+    dtypes: dict[str, Total] = {}
+    users: dict[str, int] = {}
+    for name, info in checkpoint.items():
+        total.add(name, info, flags[name])
+        dtypes.setdefault(info.dtype, Total()).add(name, info, flags[name])
+        if not info.is_meta:
+            users[info.storage] = users.get(info.storage, 0) + 1
+    stated = [bool(crc) for _, _, _, size, crc, _ in records if size]
+    return {
+        "size": None if path is None else os.stat(path).st_size,
+        "format": "zip",
+        "kind": archive.kind,
+        "byteorder": archive.byteorder,
+        "byteorder_stated": archive.has_byteorder,
+        "pickle": {"protocol": archive.protocol, "bytes": archive.pickle_size},
+        "records": len(records),
+        "compressed": sum(method != 0 for *_, method in records),
+        "alignment": _alignment(path, archive.prefix, records),
+        "checksums": "stated" if all(stated) else "partly" if any(stated) else "absent",
+        "serialization_id": _text_record(archive, ".data/serialization_id"),
+        "total": total.members(),
+        "dtypes": {dtype: part.members() for dtype, part in dtypes.items()},
+        "storages": archive.storage_count,
+        "shared": sum(count > 1 for count in users.values()),
+        "sidecar": sidecar,
+        "trouble": trouble,
+    }
+
+
+def _text_record(archive: Archive, name: str) -> str | None:
+    for index, record in enumerate(archive.records()):
+        if record[0] == archive.prefix + name and record[3] <= _TEXT_RECORD:
+            return archive.read(index).decode("utf-8", "backslashreplace")
+    return None
+
+
+def _alignment(path: str | None, prefix: str, records: Iterable[Record]) -> int | None:
+    """The power of two, up to 4,096, at which the bytes of every storage begin."""
+    if path is None:
+        return None
+    common = 0
+    with open(path, "rb") as file:
+        for name, offset, _, size, _, _ in records:
+            if not size or not name.startswith(prefix + "data/"):
+                continue
+            file.seek(offset)
+            header = file.read(30)
+            # A local header ends with the lengths of the name and the extra field, which
+            # stand between it and the bytes.
+            lengths = header[26:28], header[28:30]
+            common |= offset + 30 + sum(int.from_bytes(two, "little") for two in lengths)
+    return min(common & -common, 4096) or None

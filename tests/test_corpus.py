@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The corpus beside the project, where there is one: its scorer on our adapter."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+CORPUS = TESTS.parents[1] / "shared" / "corpus"
+
+pytestmark = pytest.mark.skipif(
+    not (CORPUS / "score.py").exists(), reason="no ../shared/corpus beside the project"
+)
+
+FAILS = {"wrong", "refused", "accepted", "crash", "timeout", "memory", "canary", "exit"}
+
+#: Faults whatever one's policy; nothing of any kind may come to one of these.
+FAULTS = {"crash", "timeout", "memory", "canary", "exit", "accepted"}
+
+#: Read by this version, wherever the file is a zip archive.
+GROUPS = [
+    "zip-basic",
+    "zip-1.13",
+    "dtypes",
+    "dtypes-odd",
+    "views",
+    "shapes",
+    "roots",
+    "metadata",
+    "crc-off",
+    "stream",
+    "shared",
+    "params",
+    "conj-neg",
+    "meta",
+    "keys",
+    "keys-nonstr",
+    "training",
+    "objects",
+    "numpy-arrays",
+    "protocols",
+    "rezip",
+    "rezip-soft",
+    "byteorder",
+    "location",
+    "device-tensors",
+    "real",
+]
+
+#: Where an error is what must come, the class has to be the expected one.
+REFUSED = [
+    "rezip-unsupported",
+    "truncated",
+    "bitflip-data",
+    "bitflip-pickle",
+    "bitflip-directory",
+    "overlap",
+    "sizes",
+    "bounds",
+    "pickle-malformed",
+    "pickle-bombs",
+    "zip-bombs",
+    "duplicates",
+    "not-a-checkpoint",
+    "malicious",
+    "malicious-tar",
+    "malicious-script",
+    "malicious-folder",
+    "real-foreign",
+    "real-malicious",
+]
+
+
+#: Refused in words of another class, for a reason of ours.
+OTHERWISE = {
+    # too little to say what was cut
+    "truncated/zip_3bytes.pth": "unsupported",
+    "truncated/zip_signature.pth": "unsupported",
+    # kinds that this version does not read, whatever they say of their size
+    "pickle-bombs/call_qtensor_size.pth": "unsupported",
+    "pickle-bombs/call_sparse_size.pth": "unsupported",
+    "malicious/load_from_bytes_zip.pth": "unsupported",
+    "malicious-script/setstate.pt": "unsupported",
+    "malicious-script/constants_added.pth": "unsupported",
+    "malicious-script/constants_call.pt": "unsupported",
+    # damaged, or encrypted, before anything unsafe is reached
+    "malicious/rebuild_size_call_zip.pth": "corrupt",
+    "malicious/storage_key_path.pth": "corrupt",
+    "real/mmaitre314_picklescan/data_malicious1_0x1.zip": "unsupported",
+    "real/mmaitre314_picklescan/data_malicious1_0x40.zip": "unsupported",
+    "real/mmaitre314_picklescan/data2_malicious1_crc.zip": "corrupt",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("corpus") / "scores.json"
+    adapter = str(TESTS / "corpus_adapter.py")
+    done = subprocess.run(
+        [sys.executable, str(CORPUS / "score.py"), adapter, "--json", str(out)],
+        cwd=out.parent,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, dict[str, Any]]:
+    manifest = json.loads((CORPUS / "open" / "manifest.json").read_text(encoding="utf-8"))
+    return {case["path"]: case for case in manifest["cases"]}
+
+
+def is_zip(path: str) -> bool:
+    file = CORPUS / "open" / path
+    if not file.is_file():
+        return False
+    with open(file, "rb") as head:
+        return head.read(2) == b"PK"
+
+
+def told(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['status']} {row['path']}: {row.get('why') or row.get('notes') or row.get('text')}"
+        for row in rows
+    ]
+
+
+def test_groups_are_those_of_the_corpus(cases: dict[str, dict[str, Any]]) -> None:
+    groups = {case["group"] for case in cases.values()}
+    assert set(REFUSED) | set(GROUPS) <= groups
+
+
+def test_every_case_was_tried(
+    results: list[dict[str, Any]], cases: dict[str, dict[str, Any]]
+) -> None:
+    assert {row["path"] for row in results} == set(cases)
+
+
+def test_nothing_is_run_and_nothing_crashes(results: list[dict[str, Any]]) -> None:
+    assert told([row for row in results if row["status"] in FAULTS]) == []
+
+
+def test_zip_checkpoints_are_read(results: list[dict[str, Any]]) -> None:
+    rows = [row for row in results if row["group"] in GROUPS and is_zip(row["path"])]
+    assert len(rows) > 200
+    bad = [row for row in rows if row["status"] in FAILS or row["status"] == "part"]
+    assert told(bad) == []
+
+
+def test_zip_checkpoints_of_all_groups_are_never_wrong(
+    results: list[dict[str, Any]], cases: dict[str, dict[str, Any]]
+) -> None:
+    """Even of kinds that wait for a later version: refused or inert, but not mistaken."""
+    bad = [
+        row
+        for row in results
+        if row["status"] == "wrong" and cases[row["path"]]["expect"] != "recover"
+    ]
+    assert told(bad) == []
+
+
+def test_what_must_be_refused_is(results: list[dict[str, Any]]) -> None:
+    rows = [row for row in results if row["group"] in REFUSED]
+    assert len(rows) > 400
+    assert told([row for row in rows if row["status"] in FAILS]) == []
+
+
+def test_errors_are_of_the_expected_class(
+    results: list[dict[str, Any]], cases: dict[str, dict[str, Any]]
+) -> None:
+    """Of zip archives; corrupt and truncated are held for one, as by the scorer."""
+    counts: collections.Counter[str] = collections.Counter()
+    other = []
+    for row in results:
+        case = cases[row["path"]]
+        if case["expect"] != "error" or row["status"] != "pass" or not row.get("class"):
+            continue
+        if not is_zip(row["path"]):
+            continue
+        counts["all"] += 1
+        pair = {row["class"], case["error"]["class"]}
+        if row["class"] == OTHERWISE.get(row["path"]):
+            continue
+        if len(pair) > 1 and pair != {"corrupt", "truncated"}:
+            other.append(f"{row['path']}: {row['class']}, not {case['error']['class']}")
+    assert counts["all"] > 250
+    assert other == []
+
+
+def test_no_case_takes_long(results: list[dict[str, Any]]) -> None:
+    slow = [row for row in results if (row.get("ms") or 0) > 5000]
+    assert told(slow) == []
