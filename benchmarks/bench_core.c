@@ -140,7 +140,7 @@ bench_file(const char *path)
         }
         if (status == PSD_OK) {
             start = now();
-            status = psd_archive_run(&archive, &err);
+            status = psd_archive_run(&archive, &input, &err);
             running[round] = now() - start;
             tensors = archive.model.tensor_count;
             records = archive.zip.count;

@@ -53,7 +53,7 @@ open_and_run(psd_archive *archive, const psd_options *options, const psd_input *
     psd_archive_init(archive, options);
     psd_status status = psd_archive_open(archive, input, err);
     *opened = status == PSD_OK;
-    return *opened ? psd_archive_run(archive, err) : status;
+    return *opened ? psd_archive_run(archive, input, err) : status;
 }
 
 static void

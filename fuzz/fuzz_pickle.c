@@ -19,7 +19,7 @@ start(fuzz_run *run, psd_alloc alloc, psd_span program, psd_error *err)
     psd_limits limits = fuzz_limits();
     psd_arena_init(&run->arena, alloc);
     psd_pool_init(&run->pool, &run->arena, limits.values);
-    psd_model_init(&run->model);
+    psd_model_init(&run->model, alloc, FUZZ_KEY);
     run->pickle = (psd_pickle){0};
     return psd_pickle_read(program, 0, &limits, FUZZ_KEY, &run->pool, &run->pickle,
                            err);
@@ -29,13 +29,15 @@ static psd_status
 find_tensors(fuzz_run *run, psd_error *err)
 {
     psd_limits limits = fuzz_limits();
-    return psd_torch_read(&run->pool, 0, &limits, FUZZ_KEY, &run->model, err);
+    psd_torch_source source = {.dialect = PSD_DIALECT_ZIP};
+    return psd_torch_read(&run->pool, run->pickle.root, &source, &limits, &run->model,
+                          err);
 }
 
 static void
 finish(fuzz_run *run, psd_alloc alloc)
 {
-    psd_model_clear(&run->model, alloc);
+    psd_model_clear(&run->model);
     psd_pool_clear(&run->pool);
     psd_arena_clear(&run->arena);
 }

@@ -24,10 +24,11 @@ _HOMES = {
     ),
     "_identify": ("identify",),
     "_into": ("IncompatibleKeys", "load_state_dict"),
-    "_opaque": ("Opaque",),
+    "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("scan",),
     "_sidecar": ("load_trainable", "save_trainable"),
     "_statedict": ("Parameter", "StateDict"),
+    "_tensorkinds": ("NestedTensor", "QuantizedTensor", "SparseTensor", "TensorSubclass"),
     "_torchtypes": ("Device", "Dtype", "Layout", "QScheme", "Size"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -35,10 +36,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "LIMITS", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError", "Device", "Dtype",
     "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
-    "NotACheckpointError", "Opaque", "Parameter", "QScheme", "SidecarError", "Size",
-    "StaleSidecarError", "StateDict", "StateDictError", "StateDictWarning", "TensorInfo",
-    "TruncatedError", "UnsafePickleError", "UnsupportedError", "identify", "items", "load",
-    "load_state_dict", "load_trainable", "open", "save", "save_trainable", "scan",
+    "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
+    "QuantizedTensor", "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict",
+    "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass", "TruncatedError",
+    "UnsafePickleError", "UnsupportedError", "identify", "items", "load", "load_state_dict",
+    "load_trainable", "open", "save", "save_trainable", "scan",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -66,10 +68,16 @@ if TYPE_CHECKING:
     )
     from pystatedict._identify import identify
     from pystatedict._into import IncompatibleKeys, load_state_dict
-    from pystatedict._opaque import Opaque
+    from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import scan
     from pystatedict._sidecar import load_trainable, save_trainable
     from pystatedict._statedict import Parameter, StateDict
+    from pystatedict._tensorkinds import (
+        NestedTensor,
+        QuantizedTensor,
+        SparseTensor,
+        TensorSubclass,
+    )
     from pystatedict._torchtypes import Device, Dtype, Layout, QScheme, Size
 
 

@@ -7,21 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
-from pystatedict._errors import (
-    NotACheckpointError,
-    StateDictError,
-    TruncatedError,
-    UnsafePickleError,
-    UnsupportedError,
-)
-from pystatedict._files import open_source, replacing, writer_of
+from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
+from pystatedict._files import replacing, writer_of
+from pystatedict._opening import open_archive
 from pystatedict._roots import find_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    from pystatedict._core import Archive, Source
+    from pystatedict._core import Archive
 
     Pattern = str | Sequence[str] | Callable[[str], bool]
 
@@ -29,32 +24,6 @@ __all__ = ["items", "load", "open", "save"]
 
 
 # ------------------------------------------------------------------ opening
-
-
-def open_archive(
-    f: Any, *, mmap: bool = True, limits: Mapping[str, int] | None = None, run: bool = True
-) -> Archive:
-    """An opened archive; what is no checkpoint is named for what it is."""
-    source, path = open_source(f, mmap)
-    try:
-        return _core.open_archive(source, path, dict(limits) if limits else None, run)
-    except StateDictError as error:
-        error.path = path
-        vague = isinstance(error, (NotACheckpointError, TruncatedError))
-        if vague or error.code == "archive-kind":
-            raise _named(error, source, path) from None
-        raise
-
-
-def _named(error: StateDictError, source: Source, path: str | None) -> StateDictError:
-    """Say what the file is, where only its not being an archive was noticed."""
-    from pystatedict._identify import identify_buffer, not_a_checkpoint
-
-    found = identify_buffer(source)
-    # A checkpoint, and damaged as the core said; or without the record that tells so.
-    if found.kind == "torch-zip" or (error.code == "interrupted-save" and found.kind == "zip"):
-        return error
-    return not_a_checkpoint(found, path)
 
 
 def _patterns(pattern: Pattern | None) -> Callable[[str], bool]:

@@ -158,7 +158,7 @@ _LAST: list[tuple[tuple[str, tuple[int, int]], Archive]] = []
 
 
 def _reopen(path: str, index: int, name: str, stamp: tuple[int, int]) -> TensorInfo:
-    from pystatedict._api import open_archive
+    from pystatedict._opening import open_archive
 
     if _stamp(path) != stamp:
         raise CorruptError(

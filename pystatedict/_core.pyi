@@ -1,7 +1,7 @@
 """The extension as a type checker sees it.  Private: users go through pystatedict."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import numpy.typing as npt
 from typing_extensions import Buffer
@@ -52,6 +52,12 @@ class TensorInfo:
     @property
     def is_meta(self) -> bool: ...
     @property
+    def layout(self) -> str: ...
+    @property
+    def parts(self) -> dict[str, TensorInfo]: ...
+    @property
+    def type(self) -> str | None: ...
+    @property
     def path(self) -> str | None: ...
     @property
     def _archive(self) -> Archive: ...
@@ -65,16 +71,23 @@ class TensorInfo:
 
 @final
 class Archive:
-    """An opened zip archive of a checkpoint."""
+    """An opened checkpoint, of whatever container."""
 
     @property
-    def kind(self) -> str: ...  # "checkpoint", "torchscript", "package", "export"
+    def kind(self) -> str:
+        """ "checkpoint", "legacy", "tar", "pickle", "torchscript", "package", "export",
+        "records" (any other zip archive), or what describe() says.
+        """
+    @property
+    def extra(self) -> Any: ...  # what describe() was given with the tensors
     @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
     def has_byteorder(self) -> bool: ...
     @property
     def prefix(self) -> str: ...  # top folder with its slash
+    @property
+    def end(self) -> int: ...  # of a legacy stream, in bytes; 0 of other kinds
     @property
     def protocol(self) -> int: ...  # of the pickle
     @property
@@ -98,14 +111,33 @@ class Archive:
         """Check one record; False when it states no CRC.  Raises ChecksumError."""
     def crc32(self, index: int, /) -> int: ...
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
-        """Distinct (module, name, first position in the file, called) of data.pkl."""
+        """Distinct (module, name, first position in the file, called) of the pickle."""
     def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
         """(key, ref, kind) of a dict, list, tuple or unknown object; None of a leaf.
 
-        kind is "tensor", "dict", "list", "tuple", "object" or "value".
+        kind is "tensor", "dict", "list", "tuple", "module", "object" or "value".
         """
     def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
+    def state_dict(self, ref: int = 0, /) -> int | None:
+        """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
+    def note_module(self, ref: int, entries: list[tuple[str, int, bool]], /) -> None:
+        """Say what the state_dict of `ref` is, before the archive is given to anyone."""
+    def describe(
+        self,
+        kind: str,
+        storages: list[tuple[str, int, int, bool, bool]],
+        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
+        extra: object = None,
+        /,
+    ) -> None:
+        """Say what tensors are in the bytes, before the archive is given to anyone.
+
+        storages: (key, place in the file or number of the record, bytes, whether it is a
+        record, whether its bytes are big-endian); tensors: (name, torch's dtype, shape,
+        strides or None, number of the storage, offset), in elements.  The root becomes an
+        OrderedDict of them.
+        """
     def info(self, index: int, name: str, /) -> TensorInfo:
         """The TensorInfo of a tensor, by number."""
     def direct(self, ref: int = 0, /) -> dict[object, TensorInfo]:
@@ -125,6 +157,9 @@ def open_archive(
     path: str | None = None,
     limits: dict[str, int] | None = None,
     run: bool = True,
+    *,
+    mode: Literal["checkpoint", "pickle", "records", "bytes"] = "checkpoint",
+    record: str = "",
 ) -> Archive: ...
 def scan_pickle(
     program: Buffer, limits: dict[str, int] | None = None, /

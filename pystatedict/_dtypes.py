@@ -48,6 +48,9 @@ _RAW = {
     **{f"int{n}": "i1" for n in range(1, 8)},
 }  # fmt: skip
 
+# The integers of quantized tensors; packed ones hold several a byte.
+_QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "quint2x4": "u1"}
+
 _TORCH_KEY = "torch_dtype"
 _PICKLED_KEY = "pickled_as"
 
@@ -62,12 +65,13 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     >>> numpy_dtype("bits8").metadata["torch_dtype"]
     'bits8'
 
-    Raises UnsupportedError for quantized dtypes, and when ml_dtypes is needed and missing.
+    Of a quantized dtype it is that of its integers.  Raises UnsupportedError when ml_dtypes
+    is needed and missing.
     """
     import numpy as np
 
-    if name in _NUMPY:
-        return np.dtype(_NUMPY[name])
+    if name in _NUMPY or name in _QUANTIZED:
+        return np.dtype(_NUMPY.get(name) or _QUANTIZED[name])
     if name in _ML_DTYPES:
         return _ml_dtype(name)
     if name in _RAW:

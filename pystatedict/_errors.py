@@ -69,6 +69,14 @@ HINTS = {
     "storage": _AGAIN,
     "tensor": _AGAIN,
     "byteorder": _AGAIN,
+    "legacy-stream": _AGAIN,
+    "tar-structure": _AGAIN,
+    "tar-members": "unpack the archive (`tar -xf`) and load the checkpoint inside",
+    "tar-member-type": "torch writes plain files only; do not unpack it. " + _SCAN,
+    "path-escape": "unpacking it would write elsewhere; do not. " + _SCAN,
+    "pickle-call": "torch writes mere data there. " + _SCAN,
+    "pickle-extension": "what such a code means is up to the program that reads it; save again"
+    " without copyreg.add_extension",
     "zip-method": "unpack the archive and pack it again with stored or deflated records"
     " (`zip -0`); torch.save stores them",
     "zip-encrypted": "PyTorch never writes this; decrypt it with the tool that packed it,"
@@ -152,6 +160,8 @@ class StateDictError(Exception):
         self.offset = offset
         self.key = key
         self.evidence = tuple(evidence)
+        #: rows of Archive.globals() that the pickle had told before it went wrong
+        self.named: list[tuple[str, str, int, bool]] = []
         if hint is None:
             hint = HINTS.get(self.code) or HINTS.get(type(self).code)
         self._hint: str | None = hint
@@ -475,11 +485,11 @@ def from_core(
         if name == "":
             facts["hint"] = ""
         return LimitError(sentence, limit=expected, value=found, name=name or None, **facts)
+    if found is not None and expected is not None:
+        facts["evidence"] = (f"found {found:,}, expected {expected:,}",)
     if family == "unsafe":
         facts["key"] = None
         return UnsafePickleError(sentence, globals=() if key is None else (key,), **facts)
-    if found is not None and expected is not None:
-        facts["evidence"] = (f"found {found:,}, expected {expected:,}",)
     return _BY_FAMILY.get(family, StateDictError)(sentence, **facts)
 
 

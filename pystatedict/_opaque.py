@@ -39,8 +39,8 @@ class Opaque:
     """
 
     __slots__ = (
-        "__weakref__", "_hashes", "appends", "args", "form", "items", "kwargs", "module",
-        "name", "state",
+        "__weakref__", "_hashes", "_state_dict", "appends", "args", "form", "items", "kwargs",
+        "module", "name", "state",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class Opaque:
         self.items: dict[Any, Any] = {}
         self.appends: list[Any] = []
         self._hashes: dict[int, int] = {}  # how many keys of each hash were set
+        self._state_dict: Any = None
         self.form = "global" if args is None else form
 
     @property
@@ -126,3 +127,25 @@ class Opaque:
                 told.append(f"{count} {what}{'s' if count > 1 else ''}")
         call = "()" if not self.args else "(...)"
         return f"<Opaque {text}{call}{': ' if told else ''}{', '.join(told)}>"
+
+
+class OpaqueModule(Opaque):
+    """A whole ``torch.nn.Module`` (or a bound method of one) that stood in a pickle.
+
+    No class is imported; its attributes can be read, and :meth:`state_dict` gives its
+    weights.
+    """
+
+    __slots__ = ()
+
+    def state_dict(self) -> Any:
+        """What the module's own ``state_dict()`` would give: names, values and order.
+
+        A :class:`StateDict` with the trainable flags, whose arrays are those of this object.
+        Raises LimitError when modules share their children so that names multiply.
+        """
+        if self._state_dict is None:
+            from pystatedict._errors import LimitError
+
+            raise LimitError("the state_dict of this module would be too large", hint="")
+        return self._state_dict

@@ -17,8 +17,18 @@ from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype, without_metadata
 from pystatedict._opaque import Opaque
 from pystatedict._statedict import StateDict
-from pystatedict._torchtypes import Device, Dtype, Layout, TorchName
+from pystatedict._tensorkinds import (
+    NestedTensor,
+    QuantizedTensor,
+    SparseTensor,
+    TensorObject,
+    TensorSubclass,
+)
+from pystatedict._torchtypes import Device, Dtype, Layout, Size, TorchName
 from pystatedict._values import PLAIN_TYPES
+
+# Bits of the core's tensor flags.
+_PARAMETER, _REQUIRES_GRAD = 1, 2
 
 Call = tuple[str, "str | None", Any, tuple[Any, ...], Any, Any, Any, Any]
 
@@ -66,6 +76,8 @@ class Reducer:
             return where if obj.args is None else _call(*where, *obj.args)
         if isinstance(obj, Opaque):
             return self._opaque(obj)
+        if isinstance(obj, TensorObject):
+            return self._tensor_object(obj)
         if isinstance(obj, type):
             return self._type(obj)
         if isinstance(obj, TensorInfo):
@@ -103,6 +115,29 @@ class Reducer:
         return (obj.form, obj.module, obj.name, args, obj.kwargs, obj.items or None,
                 tuple(obj.appends) or None, obj.state)  # fmt: skip
 
+    def _tensor_object(self, obj: TensorObject) -> Any:
+        if isinstance(obj, QuantizedTensor):
+            return _quantized(obj)
+        if isinstance(obj, TensorSubclass):
+            if not self.opaque and obj.type not in _SUBCLASSES:
+                raise TypeError(
+                    f"the object holds a tensor of the class {obj.type}, which torch would import"
+                    " when it loads the file; save(..., opaque=True) writes it back as it was,"
+                    " .inner are its tensors"
+                )
+            made = _subclass(obj)
+        elif isinstance(obj, NestedTensor):
+            made = _nested(obj)
+        else:
+            assert isinstance(obj, SparseTensor)
+            made = _sparse(obj)
+        if not obj.is_parameter or isinstance(obj, TensorSubclass):
+            return made
+        inner = _Own(made[1], made[2], made[3])
+        return _call(
+            "torch._utils", "_rebuild_parameter", inner, bool(obj.requires_grad), OrderedDict()
+        )
+
     def _type(self, obj: type) -> Any:
         if obj in PLAIN_TYPES:
             return _builtin(obj.__name__)
@@ -125,6 +160,65 @@ class Reducer:
         raise TypeError(
             f"cannot save a {name}: a checkpoint holds arrays, numbers, text and containers"
         )
+
+
+# ------------------------------------------------------------------ tensors of other kinds
+
+# Classes that torch's safe loader knows once their module has been imported.
+_SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
+
+
+def _quantized(obj: QuantizedTensor) -> Any:
+    packed = obj.packed is not None
+    bits = (_PARAMETER if obj.is_parameter else 0) | (_REQUIRES_GRAD if obj.requires_grad else 0)
+    return (
+        obj._array, obj.dtype, bits,
+        obj.shape if packed else None, obj._strides if packed else None, obj._offset,
+        obj.qscheme, obj.scale or 0.0, obj.zero_point or 0,
+        obj.scales, obj.zero_points, obj.axis or 0,
+    )  # fmt: skip
+
+
+def _sparse(obj: SparseTensor) -> Call:
+    layout = _Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
+    parts = (*obj.parts.values(), Size(obj.shape))
+    if obj.layout == "sparse_coo":
+        parts = (obj.indices, obj.values, Size(obj.shape), bool(obj.coalesced))
+    return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
+
+
+def _nested(obj: NestedTensor) -> Call:
+    parts = obj.parts
+    if obj.layout == "nested":
+        names = ("buffer", "sizes", "strides", "offsets")
+        return _call("torch._utils", "_rebuild_nested_tensor", *(parts[name] for name in names))
+    where = "torch.nested._internal.nested_tensor"
+    told: dict[str, Any] = {
+        "values": parts["values"],
+        "offsets": parts["offsets"],
+        "lengths": parts.get("lengths"),
+        "_ragged_idx": obj.ragged_axis,
+        "_metadata_cache": {},
+        "requires_grad": bool(obj.requires_grad),
+    }
+    state = {
+        "_ragged_idx": obj.ragged_axis,
+        "_values": parts["values"],
+        "_offsets": parts["offsets"],
+        "_lengths": parts.get("lengths"),
+        "_metadata_cache": {},
+    }
+    function, kind = _Own(where, "_rebuild_njt"), _Own(where, "NestedTensor")
+    return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, (told,), state)
+
+
+def _subclass(obj: TensorSubclass) -> Call:
+    module, _, name = obj.type.rpartition(".")
+    kind = _Own(module, name)
+    args = (kind, Dtype(f"torch.{obj.dtype}"), obj.shape, obj.stride, 0, Layout("torch.strided"),
+            Device("cpu"), bool(obj.requires_grad))  # fmt: skip
+    function = _Own("torch._utils", "_rebuild_wrapper_subclass")
+    return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, args, obj.state)
 
 
 def _torch_name(obj: TorchName) -> Any:

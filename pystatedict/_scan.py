@@ -254,7 +254,7 @@ class _Scanner:
         at = _reader(data)
         try:
             whole = source if isinstance(source, _core.Source) else _core.Source(source)
-            archive = _core.open_archive(whole, run=False)
+            archive = _core.open_archive(whole, run=False, mode="records")
             entries = [
                 _look.Entry(name, header, method, stored)
                 for name, header, stored, _, _, method in archive.records()

@@ -17,16 +17,23 @@ from pystatedict._checks import check_hashes, check_key, expect, wrong
 from pystatedict._dtypes import numpy_dtype, resolve
 from pystatedict._errors import UnsafePickleError, UnsupportedError
 from pystatedict._globals import normalise
-from pystatedict._opaque import Opaque
+from pystatedict._opaque import Opaque, OpaqueModule
 from pystatedict._statedict import StateDict
+from pystatedict._tensorkinds import (
+    NestedTensor,
+    QuantizedTensor,
+    SparseTensor,
+    TensorObject,
+    TensorSubclass,
+)
 from pystatedict._torchtypes import Device, Dtype, Layout, QScheme, Size
 
 if TYPE_CHECKING:
-    from pystatedict._core import Archive
+    from pystatedict._core import Archive, TensorInfo
 
 __all__ = [
-    "append_items", "attach_state", "build", "call", "global_value", "numpy_dtype", "resolve",
-    "set_items", "state_dict", "storage",
+    "append_items", "attach_module", "attach_state", "build", "call", "composite", "global_value",
+    "numpy_dtype", "persistent", "quantized", "resolve", "set_items", "state_dict",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------ containers
@@ -186,15 +193,25 @@ def _no_arguments_class(name: str) -> Callable[..., Any]:
 # ------------------------------------------------------------------ the lists
 
 
-def _unsupported(what: str) -> Callable[..., Any]:
-    def make(*_: Any) -> Any:
-        raise UnsupportedError(
-            f"the file holds {what}, which this version does not read",
-            code="tensor-layout",
-            hint="open() and `pystatedict ls` list the dense tensors beside it",
-        )
+def _load_from_bytes(data: Any = b"") -> Any:
+    """Bytes that hold no storage of a tensor: torch would load whatever they are."""
+    from pystatedict._scan import scan
 
-    return make
+    expect(isinstance(data, (bytes, bytearray)), "torch.storage._load_from_bytes")
+    named = [str(use) for use in scan(bytes(data)) if use.verdict == "dangerous"]
+    if named:
+        raise UnsafePickleError(
+            "a pickle within the pickle asks for code; nothing was run",
+            code="dangerous-global",
+            globals=named,
+        )
+    return Opaque("torch.storage", "_load_from_bytes", (data,))
+
+
+def _from_numpy(data: Any = None, dtype: Any = None, *_: Any) -> Any:
+    """A tensor of a device that gives its values as a NumPy array: (array, dtype, device, flag)."""
+    expect(hasattr(data, "__array__") and isinstance(dtype, Dtype), "torch._utils", "no array")
+    return data.astype(numpy_dtype(str(dtype).removeprefix("torch.")))
 
 
 def _first(value: Any = None, *_: Any) -> Any:
@@ -236,19 +253,14 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _np.dtype,
     ("numpy", "ndarray"): _no_arguments_class("numpy.ndarray"),
     ("torch", "Tensor"): _no_arguments_class("torch.Tensor"),
-    ("torch._utils", "_rebuild_sparse_tensor"): _unsupported("a sparse tensor"),
-    ("torch._utils", "_rebuild_sparse_csr_tensor"): _unsupported("a sparse tensor"),
-    ("torch._utils", "_rebuild_qtensor"): _unsupported("a quantized tensor"),
-    ("torch._utils", "_rebuild_nested_tensor"): _unsupported("a nested tensor"),
-    ("torch._utils", "_rebuild_wrapper_subclass"): _unsupported("a tensor subclass"),
-    ("torch._utils", "_rebuild_xla_tensor"): _first,
-    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first,
-    ("torch._tensor", "_rebuild_from_type_v2"): _unsupported("a tensor subclass"),
-    ("torch._tensor", "_rebuild_from_type"): _unsupported("a tensor subclass"),
-    ("torch.tensor", "_rebuild_from_type_v2"): _unsupported("a tensor subclass"),
-    ("torch.tensor", "_rebuild_from_type"): _unsupported("a tensor subclass"),
-    ("torch.nested._internal.nested_tensor", "_rebuild_njt"): _unsupported("a nested tensor"),
-    ("torch.storage", "_load_from_bytes"): _unsupported("a tensor pickled on its own"),
+    ("torch._utils", "_rebuild_xla_tensor"): _from_numpy,
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _from_numpy,
+    ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+    ("torch.jit._pickle", "restore_type_tag"): _first,
+    **{
+        ("torch.jit._pickle", f"build_{kind}list"): _sequence(list)
+        for kind in ("int", "double", "bool", "tensor")
+    },
 }
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray", "_reconstruct"] = _np.reconstruct
@@ -284,9 +296,61 @@ def state_dict(archive: Archive, ordered: bool, ref: int) -> StateDict:
     return StateDict._born(archive, ordered, ref)
 
 
-def storage() -> Any:
-    """A storage as an argument of something that is kept opaque."""
-    return Opaque("torch.storage", "UntypedStorage", ())
+def persistent(pid: Any) -> Any:
+    """A persistent id of a kind that torch does not write."""
+    return Opaque("pickle", "persistent_load", (pid,))
+
+
+def quantized(
+    info: TensorInfo, array: Any, scheme: str, scale: float, zero_point: int, scales: Any,
+    zero_points: Any, axis: int,
+) -> QuantizedTensor:  # fmt: skip
+    """Integers with what makes reals of them."""
+    import numpy as np
+
+    packed = info.dtype in ("quint4x2", "quint2x4")
+    shape = info.shape if packed else None
+    if scheme == "per_tensor_affine":
+        made = QuantizedTensor(array, info.dtype, scale=scale, zero_point=zero_point, shape=shape)
+    else:
+        # Old files tell them as lists.
+        scales = np.array(scales, "f8") if isinstance(scales, list) else scales
+        zeros = np.array(zero_points, "i8") if isinstance(zero_points, list) else zero_points
+        made = QuantizedTensor(
+            array, info.dtype, scales=scales, zero_points=zeros, axis=axis, shape=shape
+        )
+    if packed:
+        made._offset, made._strides = info.storage_offset, info.stride
+    _flag(made, info)
+    return made
+
+
+def composite(info: TensorInfo, parts: dict[str, Any], state: Any, coalesced: int) -> TensorObject:
+    """A tensor that is made of others."""
+    layout, shape = info.layout, info.shape
+    made: TensorObject
+    if layout == "subclass":
+        made = TensorSubclass(info.type or "", info.dtype, shape, info.stride, parts, state)
+    elif layout in ("nested", "jagged"):
+        made = NestedTensor(layout, shape, parts, shape.index(-1) if -1 in shape else 1)
+    else:
+        said = None if coalesced < 0 else bool(coalesced)
+        made = SparseTensor(layout, shape, coalesced=said, **parts)
+        made.dtype = info.dtype
+    _flag(made, info)
+    return made
+
+
+def _flag(made: TensorObject, info: TensorInfo) -> None:
+    made.requires_grad = info.requires_grad
+    made.is_parameter = info.kind == "parameter"
+
+
+def attach_module(target: Any, state_dict: Any) -> None:
+    """Let a whole module, or a bound method of one, tell its state_dict."""
+    if isinstance(target, Opaque):
+        target.__class__ = OpaqueModule
+        target._state_dict = state_dict
 
 
 def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:

@@ -14,6 +14,8 @@ import pystatedict as psd
 NAME = f"pystatedict {psd.__version__}"
 warnings.simplefilter("ignore")
 
+KINDS = (psd.QuantizedTensor, psd.SparseTensor, psd.NestedTensor, psd.TensorSubclass)
+
 
 def leaf(array):
     """A tensor by torch's name of its dtype."""
@@ -27,8 +29,23 @@ def leaf(array):
     return Leaf(name, array)
 
 
+def of_kind(value):
+    """A tensor that is no array: its parts, or its integers and what makes them reals."""
+    if isinstance(value, psd.QuantizedTensor):
+        array = value.array if value.packed is None else value.packed
+        quant = {"scale": value.scale, "zero_point": value.zero_point}
+        if value.scales is not None:
+            quant = {"scales": value.scales, "zero_points": value.zero_points, "axis": value.axis}
+        return Leaf(value.dtype, array, shape=value.shape, quant=quant)
+    parts = value.inner if isinstance(value, psd.TensorSubclass) else value.parts
+    shape = None if isinstance(value, psd.NestedTensor) else value.shape
+    return Leaf(value.dtype, None, shape=shape, parts={k: tensor(v) for k, v in parts.items()})
+
+
 def tensor(value, attributes=None):
     """The array itself where it says enough, else a Leaf."""
+    if isinstance(value, KINDS):
+        return of_kind(value)
     if isinstance(value, np.ndarray) and not attributes:
         return leaf(value) if value.dtype.metadata or value.dtype.names else value
     result = leaf(value)
@@ -37,8 +54,15 @@ def tensor(value, attributes=None):
     return result
 
 
-def convert(root):
-    """Tensors that an array cannot fully tell become Leafs, in place; no recursion."""
+PLAIN = (np.ndarray, psd.TensorInfo, *KINDS)
+
+
+def convert(root, modules=False):
+    """Tensors that an array cannot fully tell become Leafs, in place; no recursion.
+
+    With `modules`, whole modules and their bound methods become their state_dicts, whose
+    tensors tell whether they are trained.
+    """
     box = [root]
     todo, seen = [box], set()
     while todo:
@@ -49,10 +73,11 @@ def convert(root):
         attributes = getattr(part, "tensor_attributes", {})
         for key, value in list(part.items() if isinstance(part, dict) else enumerate(part)):
             if isinstance(value, tuple) and type(value) is tuple and not isinstance(part, tuple):
-                plain = (np.ndarray, psd.TensorInfo)
-                value = tuple(tensor(v) if isinstance(v, plain) else v for v in value)
+                value = tuple(tensor(v) if isinstance(v, PLAIN) else v for v in value)
                 part[key] = value
-            if isinstance(value, (np.ndarray, psd.TensorInfo)):
+            if modules and isinstance(value, psd.OpaqueModule) and not isinstance(part, tuple):
+                part[key] = flagged(value.state_dict())
+            elif isinstance(value, PLAIN):
                 if not isinstance(part, tuple):
                     part[key] = tensor(value, attributes.get(key))
             elif isinstance(value, (dict, list, tuple)):
@@ -60,8 +85,20 @@ def convert(root):
     return box[0]
 
 
+def flagged(state_dict):
+    result = {}
+    for name, value in state_dict.items():
+        result[name] = tensor(value, {"state_dict": True})
+        result[name].requires_grad = state_dict.trainable[name]
+    return result
+
+
 def load(path):
     return convert(psd.load(path, verify=True))
+
+
+def recover(path):
+    return convert(psd.load(path, verify=True), modules=True)
 
 
 def classify(error):

@@ -84,16 +84,12 @@ OTHERWISE = {
     # too little to say what was cut
     "truncated/zip_3bytes.pth": "unsupported",
     "truncated/zip_signature.pth": "unsupported",
-    # kinds that this version does not read, whatever they say of their size
-    "pickle-bombs/call_qtensor_size.pth": "unsupported",
-    "pickle-bombs/call_sparse_size.pth": "unsupported",
-    "malicious/load_from_bytes_zip.pth": "unsupported",
-    "malicious-script/setstate.pt": "unsupported",
-    "malicious-script/constants_added.pth": "unsupported",
-    "malicious-script/constants_call.pt": "unsupported",
+    # a registry outside the file: whatever it holds there would be called
+    "pickle-malformed/ext_unknown.pth": "unsafe",
+    "pickle-malformed/ext4_negative.pth": "unsafe",
+    # the same trick as malicious/storage_key_path.pth
+    "bounds/persid_key_path.pth": "unsafe",
     # damaged, or encrypted, before anything unsafe is reached
-    "malicious/rebuild_size_call_zip.pth": "corrupt",
-    "malicious/storage_key_path.pth": "corrupt",
     "real/mmaitre314_picklescan/data_malicious1_0x1.zip": "unsupported",
     "real/mmaitre314_picklescan/data_malicious1_0x40.zip": "unsupported",
     "real/mmaitre314_picklescan/data2_malicious1_crc.zip": "corrupt",

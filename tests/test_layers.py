@@ -34,6 +34,7 @@ LADDER: list[dict[str, list[str]]] = [
         "cursor": ["cursor.h"],
         "buffer": ["buffer.h", "buffer.c"],
         "input": ["input.h", "input.c"],
+        "names": ["names.h", "names.c"],
     },
     {
         "value": ["value.h", "value.c"],
@@ -46,6 +47,7 @@ LADDER: list[dict[str, list[str]]] = [
             "pickle_call.c",
             "pickle_emit.c",
             "pickle_emit.h",
+            "pickle_fetch.c",
             "pickle_machine.h",
             "pickle_memo.c",
             "pickle_memo.h",
@@ -66,13 +68,20 @@ LADDER: list[dict[str, list[str]]] = [
             "zip_read.c",
             "zip_write.c",
         ],
+        "tar": ["tar.h", "tar_read.c"],
     },
     {
+        "stream": ["stream.h", "stream_read.c"],
         "torch": [
             "torch.h",
+            "torch_composite.c",
+            "torch_embedded.c",
             "torch_known.c",
             "torch_known.h",
+            "torch_model.c",
+            "torch_module.c",
             "torch_pass.h",
+            "torch_quantized.c",
             "torch_read.c",
             "torch_storage.c",
             "torch_window.c",
@@ -80,7 +89,16 @@ LADDER: list[dict[str, list[str]]] = [
         ],
     },
     {
-        "archive": ["archive.h", "archive_read.c", "archive_write.c"],
+        "archive": [
+            "archive.h",
+            "archive_described.c",
+            "archive_parts.h",
+            "archive_read.c",
+            "archive_stream.c",
+            "archive_tar.c",
+            "archive_write.c",
+            "archive_zip.c",
+        ],
     },
 ]
 

@@ -180,7 +180,13 @@ def test_types_of_attributes(tmp_path: pathlib.Path) -> None:
         "TensorInfo": archive.tensors()["w"],
         "Source": _core.Source(b""),
     }
-    names = {"Archive": _core.Archive, "bool": bool, "int": int, "str": str}
+    names = {
+        "Archive": _core.Archive,
+        "bool": bool,
+        "int": int,
+        "str": str,
+        "dict[str, TensorInfo]": dict,
+    }
     for name, node in classes().items():
         for attribute, written in functions(node.body).items():
             if not is_property(written):

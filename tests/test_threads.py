@@ -22,7 +22,7 @@ from isolated import run
 
 import pystatedict as psd
 from pystatedict import _core, _values
-from pystatedict._api import open_archive
+from pystatedict._opening import open_archive
 
 THREADS = 8
 
@@ -213,7 +213,7 @@ def test_errors_of_many(path: pathlib.Path) -> None:
 CLOSING = """
 import sys, threading, zlib
 from pystatedict import ClosedError, _values
-from pystatedict._api import open_archive
+from pystatedict._opening import open_archive
 
 sys.setswitchinterval(1e-6)
 path, how = sys.argv[1:]

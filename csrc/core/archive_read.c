@@ -1,9 +1,9 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-#include "archive.h"
-#include "crc32.h"
-
-/* A CRC is computed in pieces, so that a remote record needs little memory. */
-#define PIECE ((size_t)1 << 20)
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening and running, whatever the container: what differs stands in a file of
+ * its own for each.
+ */
+#include "archive_parts.h"
 
 void
 psd_archive_init(psd_archive *archive, const psd_options *options)
@@ -12,442 +12,148 @@ psd_archive_init(psd_archive *archive, const psd_options *options)
     archive->options = *options;
     psd_arena_init(&archive->arena, options->alloc);
     psd_pool_init(&archive->pool, &archive->arena, options->limits.values);
-    psd_model_init(&archive->model);
+    psd_model_init(&archive->model, options->alloc, options->key);
 }
 
 void
 psd_archive_clear(psd_archive *archive)
 {
-    psd_model_clear(&archive->model, archive->options.alloc);
+    psd_model_clear(&archive->model);
     psd_pool_clear(&archive->pool);
     psd_arena_clear(&archive->arena);
 }
 
-/* ---------------------------------------------------------------- names */
-
-static bool
-is_separator(uint8_t c)
-{
-    return c == '/' || c == '\\';
-}
-
-static uint8_t
-lower(uint8_t c)
-{
-    return c >= 'A' && c <= 'Z' ? (uint8_t)(c - 'A' + 'a') : c;
-}
-
-/* Does `name` end with `ending`, ASCII case aside, as a whole path component? */
-static bool
-ends_with(psd_span name, psd_span ending)
-{
-    if (name.size < ending.size) {
-        return false;
-    }
-    size_t start = name.size - ending.size;
-    for (size_t i = 0; i < ending.size; i++) {
-        if (lower(name.data[start + i]) != ending.data[i]) {
-            return false;
-        }
-    }
-    return start == 0 || is_separator(name.data[start - 1]);
-}
-
-/* `prefix` + `folder` + `name` in the caller's buffer; false when it is too long. */
-static bool
-join_name(psd_span prefix, psd_span folder, psd_span name, uint8_t *room, size_t size,
-          psd_span *joined)
-{
-    size_t total = prefix.size + folder.size;
-    if (prefix.size > size || folder.size > size || total > size ||
-        name.size > size - total) {
-        return false;
-    }
-    if (prefix.size > 0) {
-        memcpy(room, prefix.data, prefix.size);
-    }
-    if (folder.size > 0) {
-        memcpy(room + prefix.size, folder.data, folder.size);
-    }
-    if (name.size > 0) {
-        memcpy(room + total, name.data, name.size);
-    }
-    *joined = (psd_span){room, total + name.size};
-    return true;
-}
-
-/* No record that torch could have written has a longer name. */
-#define NAME_MOST 2048
-
-static const psd_zip_entry *
-find_in(const psd_archive *archive, psd_span folder, psd_span name)
-{
-    uint8_t room[NAME_MOST];
-    psd_span joined;
-    return join_name(archive->prefix, folder, name, room, sizeof room, &joined)
-               ? psd_zip_find(&archive->zip, joined)
-               : NULL;
-}
-
-const psd_zip_entry *
-psd_archive_find(const psd_archive *archive, psd_span name)
-{
-    return find_in(archive, (psd_span){NULL, 0}, name);
-}
-
-/* ---------------------------------------------------------------- the kind */
-
-/* How many folders stand before the last part of a name. */
-static size_t
-depth_of(psd_span name)
-{
-    size_t depth = 0;
-    for (size_t i = 0; i < name.size; i++) {
-        depth += is_separator(name.data[i]);
-    }
-    return depth;
-}
-
-/*
- * The prefix is the folder of data.pkl: the shallowest one when tools have
- * packed others besides, and two at the same depth cannot be told apart.
- */
-static psd_status
-find_pickle(psd_archive *archive, psd_error *err)
-{
-    const psd_span data_pkl = PSD_LITERAL("data.pkl");
-    const psd_zip_entry *best = NULL;
-    size_t best_depth = 0;
-    bool twice = false;
-    for (uint32_t i = 0; i < archive->zip.count; i++) {
-        const psd_zip_entry *entry = &archive->zip.entries[i];
-        if (!ends_with(entry->name, data_pkl)) {
-            continue;
-        }
-        size_t depth = depth_of(entry->name);
-        twice = best != NULL && (depth == best_depth || (twice && depth > best_depth));
-        if (best == NULL || depth < best_depth) {
-            best = entry;
-            best_depth = depth;
-        }
-    }
-    if (twice) {
-        psd_fail(err, PSD_DUPLICATE, best->header_offset,
-                 "two checkpoints in one archive, under two top folders");
-        return psd_fail_entry(err, best->name);
-    }
-    if (best != NULL) {
-        archive->prefix = (psd_span){best->name.data, best->name.size - data_pkl.size};
-        archive->pickle_entry = best;
-    }
-    return PSD_OK;
-}
-
-/* Without data.pkl: the top folder of the first record, as torch takes it. */
-static psd_span
-top_folder(const psd_zip *zip)
-{
-    for (uint32_t i = 0; i < zip->count; i++) {
-        psd_span name = zip->entries[i].name;
-        for (size_t k = 0; k < name.size; k++) {
-            if (is_separator(name.data[k])) {
-                return (psd_span){name.data, k + 1};
-            }
-        }
-    }
-    return (psd_span){NULL, 0};
-}
-
-static psd_status
-tell_kind(psd_archive *archive, psd_error *err)
-{
-    psd_status status = find_pickle(archive, err);
-    if (status != PSD_OK) {
-        return status;
-    }
-    if (archive->pickle_entry == NULL) {
-        archive->prefix = top_folder(&archive->zip);
-    }
-    archive->kind = PSD_ARCHIVE_CHECKPOINT;
-    if (psd_archive_find(archive, PSD_LITERAL("constants.pkl")) != NULL) {
-        archive->kind = PSD_ARCHIVE_SCRIPT;
-    }
-    else if (psd_archive_find(archive, PSD_LITERAL("archive_format")) != NULL) {
-        archive->kind = PSD_ARCHIVE_EXPORT;
-    }
-    else if (psd_archive_find(archive, PSD_LITERAL(".data/extern_modules")) != NULL) {
-        archive->kind = PSD_ARCHIVE_PACKAGE;
-    }
-    else if (archive->pickle_entry == NULL) {
-        bool torch = psd_archive_find(archive, PSD_LITERAL("byteorder")) != NULL ||
-                     psd_archive_find(archive, PSD_LITERAL("version")) != NULL ||
-                     psd_archive_find(archive, PSD_LITERAL("data/0")) != NULL;
-        return torch
-                   ? psd_fail(err, PSD_INTERRUPTED, archive->zip.directory_offset,
-                              "the archive has no data.pkl: its saving was interrupted")
-                   : psd_fail(err, PSD_NO_PICKLE, PSD_NOWHERE,
-                              "a zip archive without data.pkl");
-    }
-    return PSD_OK;
-}
-
-/* ---------------------------------------------------------------- records */
-
-psd_status
-psd_archive_inflate(const psd_archive *archive, const psd_input *input,
-                    const psd_zip_entry *entry, uint8_t *into, psd_error *err)
-{
-    const psd_options *o = &archive->options;
-    uint64_t offset;
-    psd_span deflated;
-    psd_arena scratch; /* for a deflated record that must be fetched */
-    psd_arena_init(&scratch, o->alloc);
-    psd_status status = psd_zip_locate(input, entry, &offset, err);
-    if (status == PSD_OK && entry->size > SIZE_MAX) {
-        status = psd_fail(err, PSD_LIMIT, offset,
-                          "a record is larger than this machine can address");
-    }
-    if (status == PSD_OK) {
-        status =
-            psd_input_view(input, offset, entry->stored_size, &scratch, &deflated, err);
-    }
-    if (status == PSD_OK) {
-        status = o->inflate(o->inflate_ctx, deflated, into, (size_t)entry->size);
-        if (status != PSD_OK) {
-            psd_fail(err, status, offset,
-                     status == PSD_INFLATE
-                         ? "a deflated record is damaged or has another size"
-                         : "a deflated record could not be inflated");
-        }
-    }
-    psd_arena_clear(&scratch);
-    return status == PSD_OK ? status : psd_fail_entry(err, entry->name);
-}
-
-static psd_status
-crc_differs(const psd_zip_entry *entry, uint64_t offset, uint32_t found, psd_error *err)
-{
-    psd_fail(err, PSD_CRC, offset, "a record's bytes do not match their checksum");
-    psd_fail_entry(err, entry->name);
-    return psd_fail_numbers(err, found, entry->crc32);
-}
-
-/* 0 on a non-empty record: torch was told not to compute it. */
-static bool
-states_crc(const psd_zip_entry *entry)
-{
-    return entry->crc32 != 0 || entry->size == 0;
-}
-
-psd_status
-psd_archive_fetch(const psd_archive *archive, const psd_input *input,
-                  const psd_zip_entry *entry, psd_arena *arena, psd_span *bytes,
-                  uint64_t *offset, psd_error *err)
-{
-    psd_status status = psd_zip_locate(input, entry, offset, err);
-    if (status != PSD_OK) {
-        return status;
-    }
-    if (entry->size > archive->options.limits.pickle_size || entry->size > SIZE_MAX) {
-        psd_fail(err, PSD_LIMIT, *offset, "a record is larger than the limit");
-        psd_fail_entry(err, entry->name);
-        return psd_fail_numbers(err, entry->size, archive->options.limits.pickle_size);
-    }
-    uint8_t *copy = psd_arena_take(arena, (size_t)entry->size);
-    if (copy == NULL) {
-        return psd_fail(err, PSD_NO_MEMORY, *offset, "out of memory");
-    }
-    status = entry->method == PSD_ZIP_STORED
-                 ? psd_input_copy(input, *offset, (size_t)entry->size, copy, err)
-                 : psd_archive_inflate(archive, input, entry, copy, err);
-    if (status != PSD_OK) {
-        return status;
-    }
-    *bytes = (psd_span){copy, (size_t)entry->size};
-    uint32_t crc = psd_crc32(0, copy, bytes->size);
-    return states_crc(entry) && crc != entry->crc32
-               ? crc_differs(entry, *offset, crc, err)
-               : PSD_OK;
-}
-
-static psd_status
-crc_of_deflated(const psd_archive *archive, const psd_input *input,
-                const psd_zip_entry *entry, uint32_t *crc, psd_error *err)
-{
-    psd_alloc alloc = archive->options.alloc;
-    size_t size = (size_t)entry->size;
-    uint8_t *bytes = alloc.resize(alloc.ctx, NULL, 0, size == 0 ? 1 : size);
-    if (bytes == NULL) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-    }
-    psd_status status = psd_archive_inflate(archive, input, entry, bytes, err);
-    if (status == PSD_OK) {
-        *crc = psd_crc32(0, bytes, size);
-    }
-    alloc.resize(alloc.ctx, bytes, size == 0 ? 1 : size, 0);
-    return status;
-}
-
-static psd_status
-crc_of_stored(const psd_archive *archive, const psd_input *input,
-              const psd_zip_entry *entry, uint64_t offset, uint32_t *crc,
-              psd_error *err)
-{
-    psd_status status = PSD_OK;
-    psd_arena scratch;
-    psd_arena_init(&scratch, archive->options.alloc);
-    *crc = 0;
-    for (uint64_t done = 0; done < entry->size && status == PSD_OK;) {
-        uint64_t left = entry->size - done;
-        size_t piece = left < PIECE ? (size_t)left : PIECE;
-        psd_span bytes;
-        status = psd_input_view(input, offset + done, piece, &scratch, &bytes, err);
-        if (status == PSD_OK) {
-            *crc = psd_crc32(*crc, bytes.data, bytes.size);
-            done += piece;
-        }
-        psd_arena_clear(&scratch);
-    }
-    return status;
-}
-
-psd_status
-psd_archive_crc32(const psd_archive *archive, const psd_input *input,
-                  const psd_zip_entry *entry, uint32_t *crc32, psd_error *err)
-{
-    uint64_t offset;
-    psd_status status = psd_zip_locate(input, entry, &offset, err);
-    if (status != PSD_OK) {
-        return status;
-    }
-    return entry->method == PSD_ZIP_STORED
-               ? crc_of_stored(archive, input, entry, offset, crc32, err)
-               : crc_of_deflated(archive, input, entry, crc32, err);
-}
-
-psd_status
-psd_archive_verify(const psd_archive *archive, const psd_input *input,
-                   const psd_zip_entry *entry, bool *checked, psd_error *err)
-{
-    uint64_t offset;
-    uint32_t crc;
-    *checked = states_crc(entry);
-    psd_status status = psd_zip_locate(input, entry, &offset, err);
-    /* A stored record without a CRC has nothing to be read for; a deflated one
-     * can still be damaged. */
-    if (status != PSD_OK || (!*checked && entry->method == PSD_ZIP_STORED)) {
-        return status;
-    }
-    status = psd_archive_crc32(archive, input, entry, &crc, err);
-    if (status == PSD_OK && *checked && crc != entry->crc32) {
-        return crc_differs(entry, offset, crc, err);
-    }
-    return status;
-}
-
 /* ---------------------------------------------------------------- opening */
 
+/* The first bytes of the file, as many as there are. */
 static psd_status
-read_byteorder(psd_archive *archive, const psd_input *input, psd_error *err)
+read_head(const psd_input *input, uint8_t *room, size_t size, psd_span *head,
+          psd_error *err)
 {
-    const psd_zip_entry *entry = psd_archive_find(archive, PSD_LITERAL("byteorder"));
-    if (entry == NULL) {
-        return PSD_OK; /* before torch 2.1: little-endian */
-    }
-    archive->has_byteorder = true;
-    psd_span text = {NULL, 0};
-    uint64_t offset = entry->header_offset;
-    if (entry->size <= 6) {
-        psd_status status = psd_archive_fetch(archive, input, entry, &archive->arena,
-                                              &text, &offset, err);
-        if (status != PSD_OK) {
-            return status;
-        }
-    }
-    archive->big_endian = psd_span_equal(text, PSD_LITERAL("big"));
-    if (archive->big_endian || psd_span_equal(text, PSD_LITERAL("little"))) {
-        return PSD_OK;
-    }
-    psd_fail(err, PSD_BYTEORDER, offset,
-             "the byteorder record says neither little nor big");
-    psd_fail_entry(err, entry->name);
-    return psd_fail_subject(err, text);
+    *head = (psd_span){room, input->size < size ? (size_t)input->size : size};
+    return psd_input_copy(input, 0, head->size, room, err);
+}
+
+static psd_status
+open_pickle(psd_archive *archive, const psd_input *input, psd_error *err)
+{
+    archive->kind = PSD_ARCHIVE_PICKLE;
+    return psd_pickle_fetch(input, 0, input->size, &archive->options.limits,
+                            &archive->arena, &archive->program, err);
 }
 
 psd_status
 psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
 {
-    psd_status status =
-        psd_zip_read(input, &archive->options.limits, archive->options.key,
-                     &archive->arena, &archive->zip, err);
-    if (status == PSD_OK) {
-        status = tell_kind(archive, err);
+    uint8_t room[PSD_TAR_BLOCK];
+    psd_span head;
+    archive->options.record = psd_arena_copy(&archive->arena, archive->options.record);
+    if (archive->options.record.data == NULL) {
+        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
     }
-    if (status == PSD_OK) {
-        status = read_byteorder(archive, input, err);
+    if (archive->options.mode == PSD_OPEN_PICKLE) {
+        return open_pickle(archive, input, err);
     }
-    if (status == PSD_OK && archive->pickle_entry != NULL) {
-        status =
-            psd_archive_fetch(archive, input, archive->pickle_entry, &archive->arena,
-                              &archive->program, &archive->program_offset, err);
+    if (archive->options.mode == PSD_OPEN_BYTES) {
+        archive->kind = PSD_ARCHIVE_BYTES;
+        return PSD_OK;
     }
-    return status;
+    psd_status status = read_head(input, room, sizeof room, &head, err);
+    if (status != PSD_OK) {
+        return status;
+    }
+    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_stream_begins(head)) {
+        return psd_archive_open_stream(archive, input, err);
+    }
+    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_tar_begins(head)) {
+        return psd_archive_open_tar(archive, input, err);
+    }
+    return psd_archive_open_zip(archive, input, err);
 }
 
-const psd_zip_entry *
-psd_archive_storage_entry(const psd_archive *archive, uint32_t storage)
+/* ---------------------------------------------------------------- running */
+
+static psd_dialect
+dialect_of(psd_archive_kind kind)
 {
-    uint32_t entry = archive->model.storages[storage].entry;
-    return entry == UINT32_MAX ? NULL : &archive->zip.entries[entry];
+    switch (kind) {
+    case PSD_ARCHIVE_STREAM: return PSD_DIALECT_STREAM;
+    case PSD_ARCHIVE_TAR: return PSD_DIALECT_TAR;
+    case PSD_ARCHIVE_PICKLE: return PSD_DIALECT_PLAIN;
+    default: return PSD_DIALECT_ZIP;
+    }
 }
 
-/* Every storage has its record, and the record just the storage's size. */
 static psd_status
-join_storages(psd_archive *archive, psd_error *err)
+run_pickle(psd_archive *archive, psd_error *err)
 {
-    for (uint32_t i = 0; i < archive->model.storage_count; i++) {
-        psd_storage *s = &archive->model.storages[i];
-        const psd_zip_entry *entry = find_in(archive, PSD_LITERAL("data/"), s->key);
-        uint64_t position = archive->program_offset + s->position;
-        if (entry == NULL) {
-            psd_fail(err, PSD_STORAGE, position,
-                     "a storage has no record in the archive");
-            return psd_fail_subject(err, s->key);
-        }
-        if (entry->size != s->size) {
-            psd_fail(err, PSD_STORAGE, entry->header_offset,
-                     "a storage's record has not the size that the pickle tells");
-            psd_fail_entry(err, entry->name);
-            return psd_fail_numbers(err, entry->size, s->size);
-        }
-        s->entry = (uint32_t)(entry - archive->zip.entries);
+    const psd_limits *limits = &archive->options.limits;
+    psd_torch_source source = {
+        .dialect = dialect_of(archive->kind),
+        .base = archive->program_offset,
+        .embedded = psd_archive_embedded,
+        .embedded_ctx = archive,
+    };
+    psd_status status =
+        psd_pickle_read(archive->program, archive->program_offset, limits,
+                        archive->options.key, &archive->pool, &archive->pickle, err);
+    if (status == PSD_OK) {
+        status = psd_torch_read(&archive->pool, archive->pickle.root, &source, limits,
+                                &archive->model, err);
     }
-    return PSD_OK;
+    return status == PSD_OK || err->entry_size > 0
+               ? status
+               : psd_fail_entry(err, archive->pickle_name);
 }
 
 psd_status
-psd_archive_run(psd_archive *archive, psd_error *err)
+psd_archive_run(psd_archive *archive, const psd_input *input, psd_error *err)
 {
-    static const char *const sentences[] = {
-        [PSD_ARCHIVE_SCRIPT] = "a TorchScript archive",
-        [PSD_ARCHIVE_PACKAGE] = "a torch.package archive",
-        [PSD_ARCHIVE_EXPORT] = "a torch.export archive",
-    };
-    if (archive->kind != PSD_ARCHIVE_CHECKPOINT) {
-        return psd_fail(err, PSD_KIND, PSD_NOWHERE, sentences[archive->kind]);
+    psd_status status = PSD_OK;
+    if (archive->program.data == NULL) {
+        return psd_fail(err, PSD_KIND, PSD_NOWHERE,
+                        "an archive without a pickle that is to be run by itself");
     }
-    const psd_limits *limits = &archive->options.limits;
-    psd_hash_key key = archive->options.key;
-    psd_status status =
-        psd_pickle_read(archive->program, archive->program_offset, limits, key,
-                        &archive->pool, &archive->pickle, err);
+    if (archive->kind == PSD_ARCHIVE_TAR) {
+        status = psd_archive_read_tar(archive, input, err);
+    }
     if (status == PSD_OK) {
-        status = psd_torch_read(&archive->pool, archive->program_offset, limits, key,
-                                &archive->model, err);
+        status = run_pickle(archive, err);
+    }
+    if (status == PSD_PICKLE_END && archive->kind == PSD_ARCHIVE_STREAM &&
+        archive->end_offset != 0) {
+        return psd_fail(err, PSD_TRUNCATED, err->offset,
+                        "the file ends within its pickle");
     }
     if (status != PSD_OK) {
-        return err->entry_size == 0 ? psd_fail_entry(err, archive->pickle_entry->name)
-                                    : status;
+        return status;
     }
-    return join_storages(archive, err);
+    switch (archive->kind) {
+    case PSD_ARCHIVE_STREAM: return psd_archive_join_stream(archive, input, err);
+    case PSD_ARCHIVE_TAR:
+    case PSD_ARCHIVE_PICKLE: return PSD_OK;
+    default: return psd_archive_join_zip(archive, err);
+    }
+}
+
+psd_status
+psd_archive_locate(const psd_archive *archive, const psd_input *input, uint32_t storage,
+                   psd_location *location, psd_error *err)
+{
+    const psd_storage *s = &archive->model.storages[storage];
+    *location = (psd_location){.place = (psd_place)s->place};
+    if (s->place == PSD_PLACE_FILE) {
+        location->offset = s->at.offset;
+    }
+    else if (s->place == PSD_PLACE_MEMORY) {
+        location->memory = s->at.memory;
+    }
+    else if (s->place == PSD_PLACE_RECORD) {
+        location->entry = &archive->zip.entries[s->at.entry];
+        if (location->entry->method == PSD_ZIP_STORED) {
+            location->place = PSD_PLACE_FILE;
+            return psd_zip_locate(input, location->entry, &location->offset, err);
+        }
+    }
+    return PSD_OK;
 }

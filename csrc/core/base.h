@@ -98,4 +98,23 @@ psd_fits(uint64_t offset, uint64_t size, uint64_t limit)
     return offset <= limit && size <= limit - offset;
 }
 
+/* Does this path lead out of its folder?  An absolute one does, or one with a `..`. */
+static inline bool
+psd_leads_out(psd_span path)
+{
+    size_t start = 0;
+    if (path.size > 0 && (path.data[0] == '/' || path.data[0] == '\\')) {
+        return true;
+    }
+    for (size_t i = 0; i <= path.size; i++) {
+        if (i == path.size || path.data[i] == '/' || path.data[i] == '\\') {
+            if (i - start == 2 && memcmp(path.data + start, "..", 2) == 0) {
+                return true;
+            }
+            start = i + 1;
+        }
+    }
+    return false;
+}
+
 #endif

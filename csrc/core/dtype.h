@@ -85,6 +85,13 @@ typedef struct {
     bool typed;
 } psd_dtype_info;
 
+/* Elements that one byte holds: of the packed quantized types more than one. */
+static inline unsigned
+psd_dtype_per_byte(psd_dtype dtype)
+{
+    return dtype == PSD_DTYPE_QUINT4X2 ? 2 : dtype == PSD_DTYPE_QUINT2X4 ? 4 : 1;
+}
+
 /* The row of `dtype`, which must be neither NONE nor COUNT. */
 const psd_dtype_info *psd_dtype_row(psd_dtype dtype);
 

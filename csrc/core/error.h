@@ -44,12 +44,18 @@ typedef enum {
     X(STORAGE, "storage", CORRUPT)                \
     X(TENSOR, "tensor", CORRUPT)                  \
     X(BYTEORDER, "byteorder", CORRUPT)            \
+    X(STREAM, "legacy-stream", CORRUPT)           \
+    X(TAR, "tar-structure", CORRUPT)              \
+    X(TAR_MEMBERS, "tar-members", UNSUPPORTED)    \
+    X(TAR_TYPE, "tar-member-type", UNSAFE)        \
+    X(PATH, "path-escape", UNSAFE)                \
+    X(CALL, "pickle-call", UNSAFE)                \
+    X(EXTENSION, "pickle-extension", UNSAFE)      \
     X(METHOD, "zip-method", UNSUPPORTED)          \
     X(ENCRYPTED, "zip-encrypted", UNSUPPORTED)    \
     X(MULTI_DISK, "zip-multi-disk", UNSUPPORTED)  \
     X(OPCODE, "pickle-opcode", CORRUPT)           \
     X(KIND, "archive-kind", UNSUPPORTED)          \
-    X(LAYOUT, "tensor-layout", UNSUPPORTED)       \
     X(LIMIT, "limit", LIMIT)
 
 typedef enum {

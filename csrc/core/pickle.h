@@ -9,6 +9,7 @@
 #include "buffer.h"
 #include "error.h"
 #include "hash.h"
+#include "input.h"
 #include "bounds.h"
 #include "value.h"
 
@@ -89,6 +90,25 @@ enum {
 #undef PSD_OPCODE_ENUM
 };
 
+/*
+ * The bytes of the pickle that `program` begins with, up to and including its
+ * STOP; 0 when it has none.  Nothing is run, and bytes that are no opcode are
+ * passed by: the machine is who judges them.
+ */
+size_t psd_pickle_measure(psd_span program);
+
+/*
+ * A copy of the pickle at `offset`, of which nobody has told the size, in
+ * `arena`.  Where it has no STOP before `end`, the copy is all up to there.
+ *
+ *   PSD_LIMIT  no end within limits->pickle_size
+ *   PSD_INPUT, PSD_NO_MEMORY
+ */
+PSD_CHECKED psd_status psd_pickle_fetch(const psd_input *input, uint64_t offset,
+                                        uint64_t end, const psd_limits *limits,
+                                        psd_arena *arena, psd_span *program,
+                                        psd_error *err);
+
 /* What a run of the machine gave. */
 typedef struct {
     psd_ref root;
@@ -102,14 +122,14 @@ typedef struct {
  * program's offset in the file, for errors.  On failure the pool keeps what was
  * born until then, which scan() wants.
  *
- * Every opcode of protocols 0 to 5 is understood but EXT1, EXT2, EXT4,
- * NEXT_BUFFER and READONLY_BUFFER (PSD_OPCODE).  Targets are checked: APPEND(S)
+ * Every opcode of protocols 0 to 5 is understood but EXT1, EXT2, EXT4
+ * (PSD_EXTENSION), NEXT_BUFFER and READONLY_BUFFER (PSD_OPCODE).  Targets are checked: APPEND(S)
  * fills a list or a call, SETITEM(S) a dict or a call, ADDITEMS a set or a
  * call, BUILD a call.  Bytes after STOP are left alone.
  *
  *   PSD_PICKLE_END  the program ends before STOP or within an operand
  *   PSD_PICKLE      it contradicts itself
- *   PSD_OPCODE, PSD_LIMIT, PSD_NO_MEMORY
+ *   PSD_OPCODE, PSD_EXTENSION, PSD_LIMIT, PSD_NO_MEMORY
  */
 PSD_CHECKED psd_status psd_pickle_read(psd_span program, uint64_t base,
                                        const psd_limits *limits, psd_hash_key key,

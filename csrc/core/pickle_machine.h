@@ -24,6 +24,9 @@ enum {
     PSD_SHARED_COUNT
 };
 
+/* Bytes that always follow an opcode; counted texts and lines come after these. */
+extern const uint8_t psd_operand_sizes[256];
+
 typedef struct {
     psd_span program;
     uint64_t base; /* of the program, in the file */

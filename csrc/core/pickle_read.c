@@ -8,21 +8,6 @@
 
 #define PROTOCOL_MAX 5u
 
-/* Bytes that always follow an opcode; counted texts and lines come after these. */
-static const uint8_t operand_sizes[256] = {
-    [PSD_OP_PROTO] = 1,           [PSD_OP_FRAME] = 8,
-    [PSD_OP_BININT] = 4,          [PSD_OP_BININT1] = 1,
-    [PSD_OP_BININT2] = 2,         [PSD_OP_LONG1] = 1,
-    [PSD_OP_LONG4] = 4,           [PSD_OP_BINFLOAT] = 8,
-    [PSD_OP_BINUNICODE] = 4,      [PSD_OP_SHORT_BINUNICODE] = 1,
-    [PSD_OP_BINUNICODE8] = 8,     [PSD_OP_BINSTRING] = 4,
-    [PSD_OP_SHORT_BINSTRING] = 1, [PSD_OP_BINBYTES] = 4,
-    [PSD_OP_SHORT_BINBYTES] = 1,  [PSD_OP_BINBYTES8] = 8,
-    [PSD_OP_BYTEARRAY8] = 8,      [PSD_OP_BINPUT] = 1,
-    [PSD_OP_LONG_BINPUT] = 4,     [PSD_OP_BINGET] = 1,
-    [PSD_OP_LONG_BINGET] = 4,
-};
-
 /* ------------------------------------------------------------------ failing */
 
 psd_status
@@ -287,7 +272,7 @@ fail_opcode(psd_machine *m, uint8_t opcode)
     case PSD_OP_EXT1:
     case PSD_OP_EXT2:
     case PSD_OP_EXT4:
-        psd_machine_fail(m, PSD_OPCODE,
+        psd_machine_fail(m, PSD_EXTENSION,
                          "an opcode that needs a registry outside the file");
         break;
     case PSD_OP_NEXT_BUFFER:
@@ -319,10 +304,10 @@ run(psd_machine *m, psd_pickle *out)
         }
         uint8_t opcode = *m->next++;
         const uint8_t *operand = m->next;
-        if (operand_sizes[opcode] > m->end - m->next) {
+        if (psd_operand_sizes[opcode] > m->end - m->next) {
             return psd_machine_fail_operand(m);
         }
-        m->next += operand_sizes[opcode];
+        m->next += psd_operand_sizes[opcode];
         switch (opcode) {
         case PSD_OP_STOP: return stop(m, out);
         case PSD_OP_PROTO: status = set_protocol(m, operand[0]); break;

@@ -30,7 +30,7 @@ find(const row *rows, size_t count, psd_span name)
     return 0;
 }
 
-/* torch.FloatTensor, torch.FloatStorage, torch.float32, torch.Size */
+/* torch.FloatTensor, torch.FloatStorage, torch.float32, torch.Size, ... */
 static uint16_t
 find_torch(psd_span name)
 {
@@ -39,7 +39,22 @@ find_torch(psd_span name)
         {"Tensor", PSD_KNOWN_TENSOR},
         {"UntypedStorage", PSD_KNOWN_UNTYPED_STORAGE},
     };
+    const struct {
+        psd_span name;
+        psd_qscheme scheme;
+    } schemes[] = {
+        {PSD_LITERAL("per_tensor_affine"), PSD_PER_TENSOR},
+        {PSD_LITERAL("per_tensor_symmetric"), PSD_PER_TENSOR},
+        {PSD_LITERAL("per_channel_affine"), PSD_PER_CHANNEL},
+        {PSD_LITERAL("per_channel_symmetric"), PSD_PER_CHANNEL},
+        {PSD_LITERAL("per_channel_affine_float_qparams"), PSD_PER_CHANNEL_FLOAT},
+    };
     uint16_t found = find(rows, sizeof rows / sizeof *rows, name);
+    for (unsigned i = 0; found == 0 && i < sizeof schemes / sizeof *schemes; i++) {
+        if (psd_span_equal(name, schemes[i].name)) {
+            return (uint16_t)(PSD_KNOWN_QSCHEME << 8 | schemes[i].scheme);
+        }
+    }
     if (found == 0) {
         found = tag_with_dtype(PSD_KNOWN_STORAGE, psd_dtype_from_storage(name));
     }
@@ -61,6 +76,18 @@ find_cuda(psd_span name)
     return known == PSD_KNOWN_STORAGE || known == PSD_KNOWN_TENSOR_CLASS ? found : 0;
 }
 
+bool
+psd_torch_is_plain(const psd_global *global, bool called)
+{
+    switch (psd_known_of(global->tag)) {
+    case PSD_KNOWN_NOTHING:
+    case PSD_KNOWN_GETATTR:
+    case PSD_KNOWN_GRAPH_MODULE: return false;
+    case PSD_KNOWN_LOAD_FROM_BYTES: return !called;
+    default: return true;
+    }
+}
+
 uint16_t
 psd_known_find(psd_span module, psd_span name)
 {
@@ -72,11 +99,22 @@ psd_known_find(psd_span module, psd_span name)
         {"_rebuild_parameter_with_state", PSD_KNOWN_REBUILD_PARAMETER_WITH_STATE},
         {"_rebuild_meta_tensor_no_storage", PSD_KNOWN_REBUILD_META},
         {"_rebuild_device_tensor_from_cpu_tensor", PSD_KNOWN_REBUILD_DEVICE},
+        {"_rebuild_qtensor", PSD_KNOWN_REBUILD_QTENSOR},
+        {"_rebuild_sparse_tensor", PSD_KNOWN_REBUILD_SPARSE},
+        {"_rebuild_sparse_csr_tensor", PSD_KNOWN_REBUILD_SPARSE},
+        {"_rebuild_nested_tensor", PSD_KNOWN_REBUILD_NESTED},
+        {"_rebuild_wrapper_subclass", PSD_KNOWN_REBUILD_WRAPPER},
     };
+    static const row serialization[] = {{"_get_layout", PSD_KNOWN_GET_LAYOUT}};
+    static const row nested[] = {{"_rebuild_njt", PSD_KNOWN_REBUILD_JAGGED}};
     static const row storage[] = {
         {"UntypedStorage", PSD_KNOWN_UNTYPED_STORAGE},
         {"_UntypedStorage", PSD_KNOWN_UNTYPED_STORAGE},
+        {"_load_from_bytes", PSD_KNOWN_LOAD_FROM_BYTES},
     };
+    static const row codecs[] = {{"encode", PSD_KNOWN_ENCODE}};
+    static const row builtins[] = {{"getattr", PSD_KNOWN_GETATTR}};
+    static const row graph[] = {{"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE}};
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},
@@ -104,6 +142,22 @@ psd_known_find(psd_span module, psd_span name)
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.cuda"))) {
         return find_cuda(name);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("_codecs"))) {
+        return FIND(codecs);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("__builtin__")) ||
+        psd_span_equal(module, PSD_LITERAL("builtins"))) {
+        return FIND(builtins);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.fx.graph_module"))) {
+        return FIND(graph);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.serialization"))) {
+        return FIND(serialization);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.nested._internal.nested_tensor"))) {
+        return FIND(nested);
     }
     return 0;
 #undef FIND

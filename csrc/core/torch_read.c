@@ -13,45 +13,30 @@
 
 /* ---------------------------------------------------------------- arguments */
 
-static bool
-flag(const psd_pool *pool, psd_ref ref, bool *value)
+psd_ref
+psd_torch_lookup(const psd_torch_pass *p, psd_ref ref, psd_span name)
 {
-    const psd_value *v = psd_value_at(pool, ref);
-    *value = v->kind == PSD_KIND_BOOL && v->as.boolean;
-    return v->kind == PSD_KIND_BOOL;
+    const psd_value *dict = psd_value_at(p->pool, ref);
+    psd_ref found = 0;
+    if (ref == 0 || dict->kind != PSD_KIND_DICT ||
+        dict->count > 2 * PSD_ATTRIBUTES_MOST) {
+        return 0;
+    }
+    for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
+        if (psd_text_is(psd_value_at(p->pool, dict->as.items[i]), name)) {
+            found = dict->as.items[i + 1];
+        }
+    }
+    return found;
 }
-
-/* No honest dict of flags is longer, and a shared huge one must not be walked
- * once a tensor. */
-#define FLAG_DICT_MOST 64u
 
 /* Does the dict at `ref` say `name: True`? */
 static bool
-dict_says(const psd_pool *pool, psd_ref ref, psd_span name)
+dict_says(const psd_torch_pass *p, psd_ref ref, psd_span name)
 {
-    const psd_value *dict = psd_value_at(pool, ref);
-    if (dict->kind != PSD_KIND_DICT || dict->count > FLAG_DICT_MOST) {
-        return false;
-    }
     bool says = false;
-    for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
-        const psd_value *value = psd_value_at(pool, dict->as.items[i + 1]);
-        if (psd_text_is(psd_value_at(pool, dict->as.items[i]), name)) {
-            says = value->kind == PSD_KIND_BOOL && value->as.boolean;
-        }
-    }
-    return says;
-}
-
-static psd_dtype
-dtype_of(const psd_pool *pool, psd_ref ref)
-{
-    const psd_value *value = psd_value_at(pool, ref);
-    if (value->kind != PSD_KIND_GLOBAL ||
-        psd_known_of(value->as.global->tag) != PSD_KNOWN_DTYPE) {
-        return PSD_DTYPE_NONE;
-    }
-    return psd_known_dtype(value->as.global->tag);
+    psd_ref found = psd_torch_lookup(p, ref, name);
+    return found != 0 && psd_torch_flag_at(p, found, &says) && says;
 }
 
 static psd_status
@@ -62,14 +47,16 @@ add_tensor(psd_torch_pass *p, psd_ref ref, const psd_tensor *t)
     if (call->item_count > 0 || call->append_count > 0) {
         return psd_torch_bad(p, call, "a tensor is filled as if it were a container");
     }
-    if (!psd_grow(p->alloc, (void **)&model->tensors, &model->tensor_capacity,
-                  (uint64_t)model->tensor_count + 1, sizeof *t)) {
+    if (!psd_model_add_tensor(model, t)) {
         return psd_torch_no_memory(p);
     }
-    model->tensors[model->tensor_count] = *t;
+    model->tensors[model->tensor_count - 1].at = ref;
+    if (t->layout != PSD_LAYOUT_STRIDED && t->more.composite->at == 0) {
+        t->more.composite->at = ref;
+    }
     psd_value *value = psd_value_at(p->pool, ref);
     value->kind = PSD_KIND_TENSOR;
-    value->as.index = model->tensor_count++;
+    value->as.index = model->tensor_count - 1;
     return PSD_OK;
 }
 
@@ -90,7 +77,7 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
     }
     psd_dtype dtype = PSD_DTYPE_NONE;
     if (known == PSD_KNOWN_REBUILD_TENSOR_V3) {
-        dtype = dtype_of(p->pool, args[6]);
+        dtype = psd_torch_dtype_at(p, args[6]);
         if (dtype == PSD_DTYPE_NONE) {
             return psd_torch_bad(p, call, "a tensor's dtype is not a dtype of torch");
         }
@@ -100,7 +87,7 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
         return status;
     }
     bool requires_grad;
-    if (!flag(p->pool, args[4], &requires_grad)) {
+    if (!psd_torch_flag_at(p, args[4], &requires_grad)) {
         return psd_torch_bad(p, call, "a tensor's requires_grad is not a bool");
     }
     if (requires_grad) {
@@ -109,25 +96,17 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
     if (count == arity[form].most) {
         psd_ref metadata = args[count - 1];
         const psd_value *dict = psd_value_at(p->pool, metadata);
-        if (dict->kind == PSD_KIND_DICT && dict->count > FLAG_DICT_MOST) {
+        if (dict->kind == PSD_KIND_DICT && dict->count > 2 * PSD_ATTRIBUTES_MOST) {
             return psd_torch_bad(p, call, "a tensor's metadata has too many entries");
         }
-        if (dict_says(p->pool, metadata, PSD_LITERAL("conj"))) {
+        if (dict_says(p, metadata, PSD_LITERAL("conj"))) {
             t->flags |= PSD_TENSOR_CONJ;
         }
-        if (dict_says(p->pool, metadata, PSD_LITERAL("neg"))) {
+        if (dict_says(p, metadata, PSD_LITERAL("neg"))) {
             t->flags |= PSD_TENSOR_NEG;
         }
     }
     return PSD_OK;
-}
-
-/* A tensor that is already one, to be wrapped. */
-static const psd_tensor *
-tensor_at(psd_torch_pass *p, psd_ref ref)
-{
-    const psd_value *value = psd_value_at(p->pool, ref);
-    return value->kind == PSD_KIND_TENSOR ? &p->model->tensors[value->as.index] : NULL;
 }
 
 /* _rebuild_parameter(data, requires_grad, hooks) and _with_state(..., state);
@@ -136,12 +115,12 @@ static psd_status
 read_parameter(psd_torch_pass *p, const psd_call *call, psd_ref data,
                psd_ref requires_grad, psd_tensor *t)
 {
-    const psd_tensor *inner = tensor_at(p, data);
+    const psd_tensor *inner = psd_torch_tensor_at(p, data);
     if (inner == NULL) {
         return psd_torch_bad(p, call, "a Parameter's data is not a tensor");
     }
     bool trains = true;
-    if (requires_grad != 0 && !flag(p->pool, requires_grad, &trains)) {
+    if (requires_grad != 0 && !psd_torch_flag_at(p, requires_grad, &trains)) {
         return psd_torch_bad(p, call, "a Parameter's requires_grad is not a bool");
     }
     *t = *inner;
@@ -159,10 +138,10 @@ read_meta(psd_torch_pass *p, const psd_call *call, const psd_ref *args, uint32_t
           psd_tensor *t)
 {
     bool requires_grad;
-    if (count != 4 || !flag(p->pool, args[3], &requires_grad)) {
+    if (count != 4 || !psd_torch_flag_at(p, args[3], &requires_grad)) {
         return psd_torch_bad(p, call, "a meta tensor has wrong arguments");
     }
-    psd_dtype dtype = dtype_of(p->pool, args[0]);
+    psd_dtype dtype = psd_torch_dtype_at(p, args[0]);
     if (dtype == PSD_DTYPE_NONE) {
         return psd_torch_bad(p, call, "a tensor's dtype is not a dtype of torch");
     }
@@ -178,12 +157,12 @@ static psd_status
 read_device(psd_torch_pass *p, const psd_call *call, const psd_ref *args,
             uint32_t count, psd_tensor *t)
 {
-    const psd_tensor *inner = count == 4 ? tensor_at(p, args[0]) : NULL;
+    const psd_tensor *inner = count == 4 ? psd_torch_tensor_at(p, args[0]) : NULL;
     bool requires_grad;
-    if (inner == NULL || !flag(p->pool, args[3], &requires_grad)) {
+    if (inner == NULL || !psd_torch_flag_at(p, args[3], &requires_grad)) {
         return psd_torch_bad(p, call, "a device tensor has wrong arguments");
     }
-    if (dtype_of(p->pool, args[1]) != (psd_dtype)inner->dtype) {
+    if (psd_torch_dtype_at(p, args[1]) != (psd_dtype)inner->dtype) {
         return psd_torch_bad(p, call,
                              "a device tensor's dtype is not that of its data");
     }
@@ -196,8 +175,8 @@ read_device(psd_torch_pass *p, const psd_call *call, const psd_ref *args,
 
 /* *is_tensor: whether `known` is a function that gives a dense tensor. */
 static psd_status
-read_function(psd_torch_pass *p, const psd_call *call, psd_known known,
-              const psd_ref *args, uint32_t count, psd_tensor *t, bool *is_tensor)
+read_function(psd_torch_pass *p, psd_call *call, psd_known known, const psd_ref *args,
+              uint32_t count, psd_tensor *t, bool *is_tensor)
 {
     *is_tensor = true;
     switch (known) {
@@ -220,50 +199,59 @@ read_function(psd_torch_pass *p, const psd_call *call, psd_known known,
     }
     case PSD_KNOWN_REBUILD_META: return read_meta(p, call, args, count, t);
     case PSD_KNOWN_REBUILD_DEVICE: return read_device(p, call, args, count, t);
+    case PSD_KNOWN_REBUILD_QTENSOR:
+        return psd_torch_read_quantized(p, call, args, count, t);
+    case PSD_KNOWN_REBUILD_SPARSE:
+    case PSD_KNOWN_REBUILD_NESTED:
+    case PSD_KNOWN_REBUILD_JAGGED:
+    case PSD_KNOWN_REBUILD_WRAPPER:
+        return psd_torch_read_composite(p, call, known, args, count, t);
     default: *is_tensor = false; return PSD_OK;
     }
 }
 
 /*
- * _rebuild_from_type_v2(function, type, args, state): an ordinary rebuild
- * function, retyped, with Python attributes.  Only the types that add nothing
- * but attributes are tensors to us; true subclasses stay calls.
+ * _rebuild_from_type_v2(function, type, args, state): a rebuild function, retyped,
+ * with Python attributes.  A type that torch does not know is remembered beside the
+ * tensor; what stands in a wrapper's attributes are its parts.
  */
 static psd_status
-read_from_type(psd_torch_pass *p, const psd_call *call, const psd_ref *args,
-               uint32_t count, psd_tensor *t, bool *is_tensor)
+read_from_type(psd_torch_pass *p, psd_call *call, const psd_ref *args, uint32_t count,
+               psd_tensor *t, bool *is_tensor)
 {
     *is_tensor = false;
     if (count != 4) {
         return psd_torch_bad(p, call, "_rebuild_from_type has not four arguments");
     }
-    const psd_value *function = psd_value_at(p->pool, args[0]);
-    const psd_value *type = psd_value_at(p->pool, args[1]);
     const psd_value *inner = psd_value_at(p->pool, args[2]);
-    if (function->kind != PSD_KIND_GLOBAL || type->kind != PSD_KIND_GLOBAL ||
+    if (psd_kind_of(p->pool, args[0]) != PSD_KIND_GLOBAL ||
+        psd_kind_of(p->pool, args[1]) != PSD_KIND_GLOBAL ||
         inner->kind != PSD_KIND_TUPLE) {
         return psd_torch_bad(p, call, "_rebuild_from_type has wrong arguments");
     }
-    psd_known what = psd_known_of(function->as.global->tag);
-    psd_known who = psd_known_of(type->as.global->tag);
-    bool plain = who == PSD_KNOWN_TENSOR || who == PSD_KNOWN_PARAMETER ||
-                 who == PSD_KNOWN_BUFFER;
-    if (!plain || what == PSD_KNOWN_REBUILD_FROM_TYPE) {
+    psd_known what = psd_known_of(psd_torch_tag_at(p, args[0]));
+    psd_known who = psd_known_of(psd_torch_tag_at(p, args[1]));
+    if (what == PSD_KNOWN_REBUILD_FROM_TYPE) {
         return PSD_OK;
     }
     psd_status status =
         read_function(p, call, what, inner->as.items, inner->count, t, is_tensor);
-    if (status == PSD_OK && *is_tensor) {
-        t->state = args[3];
-        if (who == PSD_KNOWN_PARAMETER) {
-            t->flags |= PSD_TENSOR_PARAMETER;
-        }
-        else if (who == PSD_KNOWN_BUFFER ||
-                 dict_says(p->pool, args[3], PSD_LITERAL("_is_buffer"))) {
-            t->flags |= PSD_TENSOR_BUFFER;
-        }
+    if (status != PSD_OK || !*is_tensor) {
+        return status;
     }
-    return status;
+    t->state = args[3];
+    if (who == PSD_KNOWN_PARAMETER || dict_says(p, args[3], PSD_LITERAL("_is_param"))) {
+        t->flags |= PSD_TENSOR_PARAMETER;
+    }
+    else if (who == PSD_KNOWN_BUFFER ||
+             dict_says(p, args[3], PSD_LITERAL("_is_buffer"))) {
+        t->flags |= PSD_TENSOR_BUFFER;
+    }
+    else if (who != PSD_KNOWN_TENSOR) {
+        t->type = args[1];
+    }
+    return t->layout == PSD_LAYOUT_SUBCLASS ? psd_torch_read_attributes(p, args[3], t)
+                                            : PSD_OK;
 }
 
 static psd_known
@@ -361,8 +349,11 @@ read_parameter_class(psd_torch_pass *p, psd_ref ref)
 static psd_status
 read_call(psd_torch_pass *p, psd_ref ref)
 {
-    const psd_call *call = psd_value_at(p->pool, ref)->as.call;
+    psd_call *call = psd_value_at(p->pool, ref)->as.call;
     psd_known known = callee(p->pool, call);
+    if (known == PSD_KNOWN_LOAD_FROM_BYTES) {
+        return psd_torch_read_embedded(p, ref);
+    }
     if (known < PSD_KNOWN_FIRST_FUNCTION) {
         return PSD_OK;
     }
@@ -390,6 +381,47 @@ read_call(psd_torch_pass *p, psd_ref ref)
     return add_tensor(p, ref, &t);
 }
 
+/* A storage that no tensor looks at is what was saved: a tensor of one dimension. */
+static psd_status
+read_bare_storage(psd_torch_pass *p, psd_ref ref)
+{
+    psd_value *value = psd_value_at(p->pool, ref);
+    const psd_storage *s = &p->model->storages[value->as.index];
+    if ((value->flags & PSD_VALUE_SEEN) != 0) {
+        return PSD_OK;
+    }
+    int64_t *numbers = psd_arena_take_array(p->pool->arena, 2, sizeof *numbers);
+    if (numbers == NULL) {
+        return psd_torch_no_memory(p);
+    }
+    numbers[0] = (int64_t)s->numel;
+    numbers[1] = 1;
+    psd_tensor t = {
+        .shape = numbers,
+        .strides = numbers + 1,
+        .numel = s->numel,
+        .storage = value->as.index,
+        .dtype = s->dtype,
+        .rank = 1,
+        .flags = PSD_TENSOR_STORAGE,
+        .at = ref,
+    };
+    if (s->parent != PSD_NO_STORAGE) {
+        t.storage = s->parent;
+        t.offset =
+            (int64_t)(s->parent_offset / psd_dtype_row((psd_dtype)s->dtype)->size);
+    }
+    if (psd_span_equal(s->location, PSD_LITERAL("meta"))) {
+        t.flags |= PSD_TENSOR_META;
+    }
+    if (!psd_model_add_tensor(p->model, &t)) {
+        return psd_torch_no_memory(p);
+    }
+    value->kind = PSD_KIND_TENSOR;
+    value->as.index = p->model->tensor_count - 1;
+    return PSD_OK;
+}
+
 /* ---------------------------------------------------------------- the pass */
 
 static psd_status
@@ -407,8 +439,7 @@ each(psd_torch_pass *p, psd_kind kind, psd_status (*visit)(psd_torch_pass *, psd
 static psd_status
 recognise(psd_torch_pass *p, psd_ref ref)
 {
-    psd_global *global = psd_value_at(p->pool, ref)->as.global;
-    global->tag = psd_known_find(global->module, global->name);
+    psd_torch_recognise(psd_value_at(p->pool, ref)->as.global);
     return PSD_OK;
 }
 
@@ -421,53 +452,22 @@ reserve(psd_torch_pass *p)
     for (psd_ref ref = 1; ref <= p->pool->count; ref++) {
         count += p->pool->values[ref].kind == PSD_KIND_PERSID;
     }
-    void *storages = p->model->storages, *tensors = p->model->tensors;
-    bool done = psd_grow(p->alloc, &storages, &p->model->storage_capacity, count,
-                         sizeof *p->model->storages) &&
-                psd_grow(p->alloc, &tensors, &p->model->tensor_capacity, count,
-                         sizeof *p->model->tensors);
-    p->model->storages = storages;
-    p->model->tensors = tensors;
-    return done;
-}
-
-void
-psd_model_init(psd_model *model)
-{
-    *model = (psd_model){.storages = NULL};
-}
-
-void
-psd_model_clear(psd_model *model, psd_alloc alloc)
-{
-    if (model->storages != NULL) {
-        alloc.resize(alloc.ctx, model->storages,
-                     model->storage_capacity * sizeof *model->storages, 0);
-    }
-    if (model->tensors != NULL) {
-        alloc.resize(alloc.ctx, model->tensors,
-                     model->tensor_capacity * sizeof *model->tensors, 0);
-    }
-    psd_model_init(model);
+    return psd_model_reserve(p->model, p->model->storage_count + count,
+                             p->model->tensor_count + count);
 }
 
 psd_status
-psd_torch_read(psd_pool *pool, uint64_t base, const psd_limits *limits,
-               psd_hash_key key, psd_model *model, psd_error *err)
+psd_torch_read(psd_pool *pool, psd_ref root, const psd_torch_source *source,
+               const psd_limits *limits, psd_model *model, psd_error *err)
 {
-    psd_torch_pass p = {.pool = pool,
-                        .model = model,
-                        .limits = limits,
-                        .alloc = pool->arena->alloc,
-                        .key = key,
-                        .base = base,
-                        .err = err};
+    psd_torch_pass p = {
+        .pool = pool, .model = model, .source = source, .limits = limits, .err = err};
     psd_status status = reserve(&p) ? PSD_OK : psd_torch_no_memory(&p);
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_GLOBAL, recognise);
     }
     if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_PERSID, psd_torch_add_storage);
+        status = each(&p, PSD_KIND_PERSID, psd_torch_read_persid);
     }
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_CALL, read_built_tensor);
@@ -478,8 +478,9 @@ psd_torch_read(psd_pool *pool, uint64_t base, const psd_limits *limits,
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_CALL, read_parameter_class);
     }
-    if (p.slots != NULL) {
-        p.alloc.resize(p.alloc.ctx, p.slots, (size_t)p.slot_count * sizeof *p.slots, 0);
+    psd_torch_forget_embedded(&p);
+    if (status == PSD_OK) {
+        status = each(&p, PSD_KIND_STORAGE, read_bare_storage);
     }
-    return status;
+    return status == PSD_OK ? psd_torch_find_modules(&p, root) : status;
 }

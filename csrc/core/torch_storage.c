@@ -14,7 +14,7 @@ psd_status
 psd_torch_bad(psd_torch_pass *p, const psd_call *call, const char *sentence)
 {
     psd_status status =
-        psd_fail(p->err, PSD_TENSOR, p->base + call->position, sentence);
+        psd_fail(p->err, PSD_TENSOR, p->source->base + call->position, sentence);
     const psd_value *callable = psd_value_at(p->pool, call->callable);
     if (callable->kind == PSD_KIND_GLOBAL) {
         psd_fail_subject(p->err, callable->as.global->name);
@@ -24,51 +24,10 @@ psd_torch_bad(psd_torch_pass *p, const psd_call *call, const char *sentence)
 
 /* ---------------------------------------------------------------- storages */
 
-static uint32_t *
-find_slot(psd_torch_pass *p, psd_span key)
-{
-    uint32_t mask = p->slot_count - 1;
-    uint32_t i = (uint32_t)psd_hash(p->key, key) & mask;
-    while (p->slots[i] != 0 &&
-           !psd_span_equal(p->model->storages[p->slots[i] - 1].key, key)) {
-        i = (i + 1) & mask;
-    }
-    return &p->slots[i];
-}
-
-/* Keep the index at most half full. */
-static bool
-grow_index(psd_torch_pass *p)
-{
-    if (p->model->storage_count < p->slot_count / 2) {
-        return true;
-    }
-    uint32_t old_count = p->slot_count;
-    uint32_t count = old_count == 0 ? 64 : old_count * 2;
-    if (count < old_count) {
-        return false;
-    }
-    uint32_t *slots =
-        p->alloc.resize(p->alloc.ctx, NULL, 0, (size_t)count * sizeof *slots);
-    if (slots == NULL) {
-        return false;
-    }
-    memset(slots, 0, (size_t)count * sizeof *slots);
-    if (p->slots != NULL) {
-        p->alloc.resize(p->alloc.ctx, p->slots, (size_t)old_count * sizeof *slots, 0);
-    }
-    p->slots = slots;
-    p->slot_count = count;
-    for (uint32_t i = 0; i < p->model->storage_count; i++) {
-        *find_slot(p, p->model->storages[i].key) = i + 1;
-    }
-    return true;
-}
-
 static psd_status
 bad_storage(psd_torch_pass *p, const psd_storage *s, const char *sentence)
 {
-    psd_fail(p->err, PSD_STORAGE, p->base + s->position, sentence);
+    psd_fail(p->err, PSD_STORAGE, p->source->base + s->position, sentence);
     return psd_fail_subject(p->err, s->key);
 }
 
@@ -82,13 +41,29 @@ is_text(const psd_value *value)
     return value->kind == PSD_KIND_TEXT || value->kind == PSD_KIND_STRING;
 }
 
+psd_span
+psd_torch_decimal(psd_arena *arena, int64_t v)
+{
+    uint8_t digits[20];
+    size_t next = sizeof digits;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do {
+        digits[--next] = (uint8_t)('0' + left % 10);
+        left /= 10;
+    } while (left != 0);
+    if (v < 0) {
+        digits[--next] = '-';
+    }
+    return psd_arena_copy(arena, (psd_span){digits + next, sizeof digits - next});
+}
+
 /* An integer key is formatted into the record's name, as torch does. */
 static psd_status
-read_key(psd_torch_pass *p, psd_ref ref, psd_storage *s)
+read_key(psd_torch_pass *p, psd_ref ref, const psd_storage *s, psd_span *key)
 {
     const psd_value *value = psd_value_at(p->pool, ref);
     if (is_text(value) && value->count <= TEXT_MOST) {
-        s->key = psd_text_of(value);
+        *key = psd_text_of(value);
         return PSD_OK;
     }
     if (is_text(value)) {
@@ -97,99 +72,259 @@ read_key(psd_torch_pass *p, psd_ref ref, psd_storage *s)
     if (value->kind != PSD_KIND_INT || value->as.integer < 0) {
         return bad_storage(p, s, "a storage's key is neither text nor a whole number");
     }
-    uint8_t digits[20];
-    size_t next = sizeof digits;
-    uint64_t v = (uint64_t)value->as.integer;
-    do {
-        digits[--next] = (uint8_t)('0' + v % 10);
-        v /= 10;
-    } while (v != 0);
-    s->key =
-        psd_arena_copy(p->pool->arena, (psd_span){digits + next, sizeof digits - next});
-    return s->key.data == NULL ? psd_torch_no_memory(p) : PSD_OK;
+    *key = psd_torch_decimal(p->pool->arena, value->as.integer);
+    return key->data == NULL ? psd_torch_no_memory(p) : PSD_OK;
 }
 
-/* The tuple ('storage', class, key, location, numel). */
+/* A number of elements of the storage's dtype, and the bytes that they take. */
 static psd_status
-read_persid(psd_torch_pass *p, psd_ref ref, psd_storage *s)
+read_numel(psd_torch_pass *p, psd_ref ref, const psd_storage *s, uint64_t *numel,
+           uint64_t *size)
 {
-    const psd_value *persid = psd_value_at(p->pool, ref);
-    const psd_value *id = psd_value_at(p->pool, persid->as.ref);
-    *s = (psd_storage){.position = persid->count};
-    if (id->kind != PSD_KIND_TUPLE || id->count < 1 ||
-        !psd_text_is(psd_value_at(p->pool, id->as.items[0]), PSD_LITERAL("storage"))) {
-        return bad_storage(p, s, "a persistent id that does not name a storage");
-    }
-    if (id->count != 5) {
-        return bad_storage(p, s, "a storage's persistent id does not have five parts");
-    }
-    psd_status status = read_key(p, id->as.items[2], s);
-    if (status != PSD_OK) {
-        return status;
-    }
-    const psd_value *class = psd_value_at(p->pool, id->as.items[1]);
-    uint16_t tag = class->kind == PSD_KIND_GLOBAL ? class->as.global->tag : 0;
-    if (psd_known_of(tag) == PSD_KNOWN_UNTYPED_STORAGE) {
-        s->untyped = true;
-        s->dtype = PSD_DTYPE_UINT8;
-    }
-    else if (psd_known_of(tag) == PSD_KNOWN_STORAGE) {
-        s->dtype = (uint8_t)psd_known_dtype(tag);
-    }
-    else {
-        return bad_storage(p, s, "a storage's class is not a storage class of torch");
-    }
-    const psd_value *location = psd_value_at(p->pool, id->as.items[3]);
-    if (is_text(location) || location->kind == PSD_KIND_BYTES) {
-        s->location = psd_text_of(location);
-    }
-    if (s->location.size > TEXT_MOST) {
-        return bad_storage(p, s, "a storage's location is longer than 2 KiB");
-    }
-    const psd_value *numel = psd_value_at(p->pool, id->as.items[4]);
-    if (numel->kind != PSD_KIND_INT || numel->as.integer < 0) {
+    const psd_value *value = psd_value_at(p->pool, ref);
+    if (value->kind != PSD_KIND_INT || value->as.integer < 0) {
         return bad_storage(p, s,
                            "a storage's number of elements is not a whole number");
     }
-    s->numel = (uint64_t)numel->as.integer;
-    if (!psd_multiply(s->numel, psd_dtype_row((psd_dtype)s->dtype)->size, &s->size) ||
-        s->size > INT64_MAX) {
+    *numel = (uint64_t)value->as.integer;
+    if (!psd_multiply(*numel, psd_dtype_row((psd_dtype)s->dtype)->size, size) ||
+        *size > INT64_MAX) {
         return bad_storage(p, s, "a storage's size in bytes overflows");
     }
     return PSD_OK;
 }
 
-psd_status
-psd_torch_add_storage(psd_torch_pass *p, psd_ref ref)
+static psd_status
+read_class(psd_torch_pass *p, psd_ref ref, psd_storage *s)
 {
-    psd_storage s;
-    psd_status status = read_persid(p, ref, &s);
-    if (status != PSD_OK) {
-        return status;
+    const psd_value *class = psd_value_at(p->pool, ref);
+    uint16_t tag = class->kind == PSD_KIND_GLOBAL ? class->as.global->tag : 0;
+    s->untyped = psd_known_of(tag) == PSD_KNOWN_UNTYPED_STORAGE;
+    s->dtype = s->untyped ? PSD_DTYPE_UINT8 : (uint8_t)psd_known_dtype(tag);
+    if (!s->untyped && psd_known_of(tag) != PSD_KNOWN_STORAGE) {
+        return bad_storage(p, s, "a storage's class is not a storage class of torch");
     }
-    if (!grow_index(p)) {
-        return psd_torch_no_memory(p);
+    return PSD_OK;
+}
+
+static psd_status
+read_location(psd_torch_pass *p, psd_ref ref, psd_storage *s)
+{
+    const psd_value *location = psd_value_at(p->pool, ref);
+    if (is_text(location) || location->kind == PSD_KIND_BYTES) {
+        s->location = psd_text_of(location);
     }
+    return s->location.size <= TEXT_MOST
+               ? PSD_OK
+               : bad_storage(p, s, "a storage's location is longer than 2 KiB");
+}
+
+/* The parts of ('storage', class, key, location, numel, ...), but the first. */
+static psd_status
+read_parts(psd_torch_pass *p, const psd_ref *parts, psd_storage *s)
+{
+    psd_status status = read_key(p, parts[2], s, &s->key);
+    if (status == PSD_OK) {
+        status = read_class(p, parts[1], s);
+    }
+    if (status == PSD_OK) {
+        status = read_location(p, parts[3], s);
+    }
+    return status == PSD_OK ? read_numel(p, parts[4], s, &s->numel, &s->size) : status;
+}
+
+/* Give the value its storage: the one of this key, which is `s` if it is new. */
+static psd_status
+enter(psd_torch_pass *p, const psd_storage *s, uint32_t *number)
+{
     psd_model *model = p->model;
-    uint32_t *slot = find_slot(p, s.key);
-    if (*slot == 0) {
-        if (!psd_grow(p->alloc, (void **)&model->storages, &model->storage_capacity,
-                      (uint64_t)model->storage_count + 1, sizeof s)) {
-            return psd_torch_no_memory(p);
+    *number = psd_model_find(model, s->key);
+    if (*number != PSD_NO_STORAGE) {
+        const psd_storage *first = &model->storages[*number];
+        if (first->size == s->size && first->dtype == s->dtype &&
+            first->untyped == s->untyped && first->parent == s->parent &&
+            first->parent_offset == s->parent_offset) {
+            return PSD_OK;
         }
-        model->storages[model->storage_count++] = s;
-        *slot = model->storage_count;
-    }
-    else {
-        const psd_storage *first = &model->storages[*slot - 1];
-        if (first->size != s.size || first->dtype != s.dtype ||
-            first->untyped != s.untyped) {
-            return bad_storage(p, &s,
+        /* Storages without bytes may have one address, which is the key. */
+        if (first->size > 0 || s->size > 0) {
+            return bad_storage(p, s,
                                "two persistent ids tell differently of one storage");
         }
     }
-    psd_value *value = psd_value_at(p->pool, ref);
-    value->kind = PSD_KIND_STORAGE;
-    value->as.index = *slot - 1;
+    bool named = *number != PSD_NO_STORAGE;
+    *number = model->storage_count;
+    if (!psd_model_add_storage(model, s) ||
+        (!named && !psd_names_add(&model->storage_names, s->key, *number))) {
+        return psd_torch_no_memory(p);
+    }
     return PSD_OK;
+}
+
+/* (key, offset, numel) of a part of the storage `root`, in its elements. */
+static psd_status
+read_view(psd_torch_pass *p, psd_ref ref, const psd_storage *root, uint32_t *number)
+{
+    const psd_value *told = psd_value_at(p->pool, ref);
+    psd_storage view = *root;
+    uint64_t offset, numel, size;
+    if (told->kind != PSD_KIND_TUPLE || told->count != 3) {
+        return bad_storage(p, root, "a storage's view has not three parts");
+    }
+    psd_status status = read_key(p, told->as.items[0], root, &view.key);
+    if (status == PSD_OK) {
+        status = read_numel(p, told->as.items[1], root, &offset, &view.parent_offset);
+    }
+    if (status == PSD_OK) {
+        status = read_numel(p, told->as.items[2], root, &numel, &size);
+    }
+    if (status != PSD_OK) {
+        return status;
+    }
+    if (!psd_fits(offset, numel, root->numel)) {
+        return bad_storage(p, root, "a storage's view reaches beyond it");
+    }
+    view.parent = *number;
+    view.numel = numel;
+    view.size = size;
+    return enter(p, &view, number);
+}
+
+/* What stands for the value at `ref` from now on. */
+static psd_status
+replace(psd_torch_pass *p, psd_ref ref, psd_kind kind, uint32_t index)
+{
+    psd_value *value = psd_value_at(p->pool, ref);
+    value->kind = (uint8_t)kind;
+    value->as.index = index;
+    return PSD_OK;
+}
+
+/* A class that came with its source text is that class. */
+static psd_status
+read_module(psd_torch_pass *p, psd_ref ref, psd_ref class_ref)
+{
+    const psd_value *class = psd_value_at(p->pool, class_ref);
+    if (class->kind != PSD_KIND_GLOBAL) {
+        psd_value *persid = psd_value_at(p->pool, ref);
+        return psd_fail(p->err, PSD_CALL, p->source->base + persid->count,
+                        "a class that is not named but made");
+    }
+    *psd_value_at(p->pool, ref) = *class;
+    return PSD_OK;
+}
+
+/* ('storage', class, key, location, numel), and in streams a sixth part. */
+static psd_status
+read_storage(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
+{
+    bool stream = p->source->dialect == PSD_DIALECT_STREAM;
+    const psd_ref *parts = id->as.items;
+    uint32_t number = 0;
+    if (id->count != 5 && !(stream && id->count == 6)) {
+        return bad_storage(p, s,
+                           stream
+                               ? "a storage's persistent id does not have six parts"
+                               : "a storage's persistent id does not have five parts");
+    }
+    psd_status status = read_parts(p, parts, s);
+    if (status == PSD_OK) {
+        status = enter(p, s, &number);
+    }
+    if (status == PSD_OK && id->count == 6 &&
+        psd_kind_of(p->pool, parts[5]) != PSD_KIND_NONE) {
+        psd_storage root = p->model->storages[number];
+        status = read_view(p, parts[5], &root, &number);
+    }
+    return status == PSD_OK ? replace(p, ref, PSD_KIND_STORAGE, number) : status;
+}
+
+/* The number of something that was told of before, or a class. */
+static psd_status
+read_number(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
+{
+    if (id->kind == PSD_KIND_TUPLE && id->count == 3) {
+        return read_module(p, ref, id->as.items[0]);
+    }
+    psd_span text = {NULL, 0};
+    if (is_text(id) && id->count <= TEXT_MOST) {
+        text = psd_text_of(id);
+    }
+    else if (id->kind == PSD_KIND_INT) {
+        text = psd_torch_decimal(p->pool->arena, id->as.integer);
+        if (text.data == NULL) {
+            return psd_torch_no_memory(p);
+        }
+    }
+    const uint32_t *tensor = psd_names_find(&p->model->tensor_names, text);
+    if (tensor != NULL) {
+        return replace(p, ref, PSD_KIND_TENSOR, *tensor);
+    }
+    uint32_t storage = psd_model_find(p->model, text);
+    if (storage == PSD_NO_STORAGE) {
+        s->key = text;
+        return bad_storage(p, s, "a persistent id that names no storage and no tensor");
+    }
+    return replace(p, ref, PSD_KIND_STORAGE, storage);
+}
+
+psd_status
+psd_torch_read_persid(psd_torch_pass *p, psd_ref ref)
+{
+    const psd_value *persid = psd_value_at(p->pool, ref);
+    const psd_value *id = psd_value_at(p->pool, persid->as.ref);
+    psd_storage s = {.position = persid->count, .parent = PSD_NO_STORAGE};
+    if (p->source->dialect == PSD_DIALECT_PLAIN) {
+        return PSD_OK;
+    }
+    if (p->source->dialect == PSD_DIALECT_TAR) {
+        return read_number(p, ref, id, &s);
+    }
+    if (id->kind == PSD_KIND_TUPLE && id->count > 0) {
+        const psd_value *what = psd_value_at(p->pool, id->as.items[0]);
+        if (psd_text_is(what, PSD_LITERAL("storage"))) {
+            return read_storage(p, ref, id, &s);
+        }
+        if (p->source->dialect == PSD_DIALECT_STREAM && id->count == 4 &&
+            psd_text_is(what, PSD_LITERAL("module"))) {
+            return read_module(p, ref, id->as.items[1]);
+        }
+    }
+    return bad_storage(p, &s, "a persistent id that does not name a storage");
+}
+
+/* ---------------------------------------------------------------- outside the pass */
+
+psd_status
+psd_torch_read_facts(psd_pool *pool, uint64_t base, psd_ref class_ref, psd_ref location,
+                     psd_arena *arena, psd_storage *s, psd_error *err)
+{
+    psd_torch_source source = {.dialect = PSD_DIALECT_TAR, .base = base};
+    psd_torch_pass p = {.pool = pool, .source = &source, .err = err};
+    psd_value *class = psd_value_at(pool, class_ref);
+    if (class->kind == PSD_KIND_GLOBAL) {
+        psd_torch_recognise(class->as.global);
+    }
+    psd_status status = read_class(&p, class_ref, s);
+    if (status == PSD_OK) {
+        status = read_location(&p, location, s);
+    }
+    if (status == PSD_OK && s->location.size > 0) {
+        s->location = psd_arena_copy(arena, s->location);
+        status = s->location.data == NULL ? psd_torch_no_memory(&p) : PSD_OK;
+    }
+    return status;
+}
+
+psd_dtype
+psd_torch_class_dtype(psd_pool *pool, psd_ref class_ref)
+{
+    psd_value *class = psd_value_at(pool, class_ref);
+    if (class->kind != PSD_KIND_GLOBAL) {
+        return PSD_DTYPE_NONE;
+    }
+    psd_torch_recognise(class->as.global);
+    return psd_known_of(class->as.global->tag) == PSD_KNOWN_TENSOR_CLASS
+               ? psd_known_dtype(class->as.global->tag)
+               : PSD_DTYPE_NONE;
 }

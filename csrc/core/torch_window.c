@@ -6,8 +6,9 @@
 #include "torch_pass.h"
 
 /* The refs of a tuple or list, or of torch.Size((...),). */
-static bool
-sequence(const psd_pool *pool, psd_ref ref, const psd_ref **items, uint32_t *count)
+bool
+psd_torch_sequence(const psd_pool *pool, psd_ref ref, const psd_ref **items,
+                   uint32_t *count)
 {
     const psd_value *value = psd_value_at(pool, ref);
     if (value->kind == PSD_KIND_CALL) {
@@ -35,15 +36,15 @@ psd_torch_read_shape(psd_torch_pass *p, const psd_call *call, psd_ref size_ref,
 {
     const psd_ref *sizes, *strides;
     uint32_t rank, stride_count;
-    if (!sequence(p->pool, size_ref, &sizes, &rank) ||
-        !sequence(p->pool, stride_ref, &strides, &stride_count)) {
+    if (!psd_torch_sequence(p->pool, size_ref, &sizes, &rank) ||
+        !psd_torch_sequence(p->pool, stride_ref, &strides, &stride_count)) {
         return psd_torch_bad(p, call, "a tensor's size or stride is not a tuple");
     }
     if (rank != stride_count) {
         return psd_torch_bad(p, call, "a tensor has not as many strides as sizes");
     }
     if (rank > p->limits->rank || rank > 64) {
-        psd_fail(p->err, PSD_LIMIT, p->base + call->position,
+        psd_fail(p->err, PSD_LIMIT, p->source->base + call->position,
                  "a tensor has more dimensions than NumPy can hold");
         return psd_fail_numbers(p->err, rank,
                                 p->limits->rank < 64 ? p->limits->rank : 64);
@@ -76,40 +77,45 @@ psd_torch_read_shape(psd_torch_pass *p, const psd_call *call, psd_ref size_ref,
  * The product of the sizes; 0 when any is 0, whatever the others.  In bytes it
  * must fit in 63 bits, as NumPy's own sizes do.
  */
-psd_status
-psd_torch_count(psd_torch_pass *p, const psd_call *call, psd_tensor *t)
+const char *
+psd_window_count(psd_tensor *t, size_t itemsize)
 {
     uint64_t numel = 1, bytes;
+    t->numel = 0;
     for (unsigned i = 0; i < t->rank; i++) {
+        if (t->shape[i] < 0) {
+            return "a tensor's size is negative";
+        }
         if (t->shape[i] == 0) {
-            t->numel = 0;
-            return PSD_OK;
+            return NULL;
         }
     }
     for (unsigned i = 0; i < t->rank; i++) {
         if (!psd_multiply(numel, (uint64_t)t->shape[i], &numel)) {
-            return psd_torch_bad(p, call, "a tensor's number of elements overflows");
+            return "a tensor's number of elements overflows";
         }
     }
-    if (!psd_multiply(numel, psd_dtype_row((psd_dtype)t->dtype)->size, &bytes) ||
-        bytes > INT64_MAX) {
-        return psd_torch_bad(p, call, "a tensor's size in bytes overflows");
+    if (!psd_multiply(numel, itemsize, &bytes) || bytes > INT64_MAX) {
+        return "a tensor's size in bytes overflows";
     }
     t->numel = numel;
-    return PSD_OK;
+    return NULL;
 }
 
+static const char beyond[] = "a tensor reaches beyond its storage";
+
 /* The highest element, offset + sum of (size - 1) * stride, lies in the storage. */
-static psd_status
-check_reach(psd_torch_pass *p, const psd_call *call, const psd_tensor *t)
+const char *
+psd_window_reach(const psd_tensor *t, uint64_t room, uint64_t *reach)
 {
+    *reach = 0;
     if (t->numel == 0) {
-        return PSD_OK; /* no element, so neither offset nor strides matter */
+        return NULL; /* no element, so neither offset nor strides matter */
     }
     if (t->offset < 0) {
-        return psd_torch_bad(p, call, "a tensor's storage offset is negative");
+        return "a tensor's storage offset is negative";
     }
-    uint64_t reach = (uint64_t)t->offset;
+    *reach = (uint64_t)t->offset;
     bool fits = true;
     for (unsigned i = 0; i < t->rank; i++) {
         uint64_t step;
@@ -117,19 +123,52 @@ check_reach(psd_torch_pass *p, const psd_call *call, const psd_tensor *t)
             continue; /* one index only, so the stride is never used */
         }
         if (t->strides[i] < 0) {
-            return psd_torch_bad(p, call, "a tensor's stride is negative");
+            return "a tensor's stride is negative";
         }
         fits =
             fits &&
             psd_multiply((uint64_t)t->shape[i] - 1, (uint64_t)t->strides[i], &step) &&
-            psd_add(reach, step, &reach);
+            psd_add(*reach, step, reach);
     }
-    uint64_t room =
-        p->model->storages[t->storage].size / psd_dtype_row((psd_dtype)t->dtype)->size;
-    if (!fits || reach >= room) {
-        psd_torch_bad(p, call, "a tensor reaches beyond its storage");
-        return psd_fail_numbers(p->err, reach, room);
+    return fits && *reach < room ? NULL : beyond;
+}
+
+psd_status
+psd_torch_count(psd_torch_pass *p, const psd_call *call, psd_tensor *t)
+{
+    const char *fault = psd_window_count(t, psd_dtype_row((psd_dtype)t->dtype)->size);
+    return fault == NULL ? PSD_OK : psd_torch_bad(p, call, fault);
+}
+
+static psd_status
+check_reach(psd_torch_pass *p, const psd_call *call, const psd_tensor *t)
+{
+    uint64_t reach;
+    uint64_t room = p->model->storages[t->storage].size /
+                    psd_dtype_row((psd_dtype)t->dtype)->size *
+                    psd_dtype_per_byte((psd_dtype)t->dtype);
+    const char *fault = psd_window_reach(t, room, &reach);
+    if (fault == NULL) {
+        return PSD_OK;
     }
+    psd_torch_bad(p, call, fault);
+    return fault == beyond ? psd_fail_numbers(p->err, reach, room) : PSD_TENSOR;
+}
+
+/* A window on a part of a storage is a window on the storage. */
+static psd_status
+look_at_parent(psd_torch_pass *p, const psd_call *call, psd_tensor *t)
+{
+    const psd_storage *s = &p->model->storages[t->storage];
+    uint64_t item = psd_dtype_row((psd_dtype)t->dtype)->size;
+    t->storage = s->parent;
+    if (t->numel == 0) {
+        return PSD_OK; /* its offset means nothing */
+    }
+    if (s->parent_offset % item != 0) {
+        return psd_torch_bad(p, call, "a tensor begins within an element");
+    }
+    t->offset += (int64_t)(s->parent_offset / item);
     return PSD_OK;
 }
 
@@ -148,6 +187,7 @@ psd_torch_read_window(psd_torch_pass *p, const psd_call *call, const psd_ref *ar
         return psd_torch_bad(p, call,
                              "a tensor's storage offset is not a whole number");
     }
+    psd_value_at(p->pool, args[0])->flags |= PSD_VALUE_SEEN;
     const psd_storage *s = &p->model->storages[storage->as.index];
     *t = (psd_tensor){
         .storage = storage->as.index,
@@ -164,7 +204,6 @@ psd_torch_read_window(psd_torch_pass *p, const psd_call *call, const psd_ref *ar
     if (status == PSD_OK) {
         status = check_reach(p, call, t);
     }
-    return status;
+    return status == PSD_OK && s->parent != PSD_NO_STORAGE ? look_at_parent(p, call, t)
+                                                           : status;
 }
-
-/* The call at `ref` gives just this tensor. */

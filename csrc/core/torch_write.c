@@ -10,7 +10,7 @@ typedef struct {
     const psd_model *model;
     psd_ref *persids;     /* by storage */
     bool *mixed;          /* by storage: seen with a dtype that is not its own */
-    psd_ref functions[6]; /* the rebuild functions' globals, made on first use */
+    psd_ref functions[7]; /* the rebuild functions' globals, made on first use */
     psd_ref dtypes[PSD_DTYPE_COUNT];
     psd_ref ordered_dict, empty_tuple, text_storage, text_cpu;
     bool failed;
@@ -22,7 +22,8 @@ enum {
     REBUILD_PARAMETER,
     REBUILD_WITH_STATE,
     REBUILD_FROM_TYPE,
-    REBUILD_META
+    REBUILD_META,
+    REBUILD_QTENSOR
 };
 
 /* Every constructor goes through here, so that failure is asked for once. */
@@ -75,6 +76,7 @@ function(pass *p, int which)
         {"torch._utils", "_rebuild_parameter_with_state"},
         {"torch._tensor", "_rebuild_from_type_v2"},
         {"torch._utils", "_rebuild_meta_tensor_no_storage"},
+        {"torch._utils", "_rebuild_qtensor"},
     };
     if (p->functions[which] == 0) {
         p->functions[which] = global(p, names[which][0], names[which][1]);
@@ -226,11 +228,48 @@ lower_meta(pass *p, const psd_tensor *t)
     return (lowered){function(p, REBUILD_META), tuple(p, args, 4)};
 }
 
+/* (scheme, scale, zero_point) or (scheme, scales, zero_points, axis).  Float zero
+ * points go by the name of the scheme of whole ones, as torch writes them. */
+static psd_ref
+quantizer(pass *p, const psd_quantizer *q)
+{
+    bool tensor = q->scheme == PSD_PER_TENSOR;
+    psd_ref scheme =
+        global(p, "torch", tensor ? "per_tensor_affine" : "per_channel_affine");
+    psd_ref parts[4] = {scheme, q->scales, q->zero_points, 0};
+    if (tensor) {
+        parts[1] = made(p, psd_new_float(p->pool, q->scale));
+        parts[2] = number(p, q->zero_point);
+        return tuple(p, parts, 3);
+    }
+    parts[3] = number(p, q->axis);
+    return tuple(p, parts, 4);
+}
+
+/* (storage, offset, size, stride, quantizer, requires_grad, hooks) */
+static lowered
+lower_quantized(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
+{
+    psd_ref args[7] = {
+        persid(p, t->storage, classes),
+        number(p, t->offset),
+        numbers(p, t->shape, t->rank),
+        numbers(p, t->strides, t->rank),
+        quantizer(p, t->more.quantizer),
+        own_grad(p, t),
+        hooks(p),
+    };
+    return (lowered){function(p, REBUILD_QTENSOR), tuple(p, args, 7)};
+}
+
 static lowered
 lower_dense(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
     if ((t->flags & PSD_TENSOR_META) != 0) {
         return lower_meta(p, t);
+    }
+    if (t->more.quantizer != NULL) {
+        return lower_quantized(p, t, classes);
     }
     bool v3 = needs_v3(p, t->storage);
     psd_ref args[8] = {
@@ -252,25 +291,56 @@ lower_dense(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
     return (lowered){callable, tuple(p, args, count)};
 }
 
+/* A Parameter of the tensor at `data`. */
+static lowered
+lower_parameter(pass *p, const psd_tensor *t, psd_ref data)
+{
+    bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0;
+    psd_ref args[4] = {data, made(p, psd_new_bool(p->pool, grad)), hooks(p), t->state};
+    int which = t->state == 0 ? REBUILD_PARAMETER : REBUILD_WITH_STATE;
+    psd_ref callable = function(p, which);
+    return (lowered){callable, tuple(p, args, t->state == 0 ? 3 : 4)};
+}
+
 static lowered
 lower_tensor(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
     lowered dense = lower_dense(p, t, classes);
     if ((t->flags & PSD_TENSOR_PARAMETER) != 0) {
-        bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0;
-        psd_ref args[4] = {call(p, dense.callable, dense.args),
-                           made(p, psd_new_bool(p->pool, grad)), hooks(p), t->state};
-        int which = t->state == 0 ? REBUILD_PARAMETER : REBUILD_WITH_STATE;
-        psd_ref callable = function(p, which);
-        return (lowered){callable, tuple(p, args, t->state == 0 ? 3 : 4)};
+        return lower_parameter(p, t, call(p, dense.callable, dense.args));
     }
     if (t->state != 0) {
-        psd_ref args[4] = {dense.callable, global(p, "torch", "Tensor"), dense.args,
-                           t->state};
+        psd_ref type = t->type != 0 ? t->type : global(p, "torch", "Tensor");
+        psd_ref args[4] = {dense.callable, type, dense.args, t->state};
         psd_ref callable = function(p, REBUILD_FROM_TYPE);
         return (lowered){callable, tuple(p, args, 4)};
     }
     return dense;
+}
+
+/* Was a storage saved by itself, and is it still all of one? */
+static bool
+is_whole_storage(const pass *p, const psd_tensor *t)
+{
+    if ((t->flags & PSD_TENSOR_STORAGE) == 0 || t->storage == PSD_NO_STORAGE) {
+        return false;
+    }
+    return t->offset == 0 && t->numel * psd_dtype_row((psd_dtype)t->dtype)->size ==
+                                 p->model->storages[t->storage].size;
+}
+
+/* A quantized tensor says its dtype by its storage's class alone. */
+static bool
+is_told_apart(const pass *p)
+{
+    for (uint32_t i = 0; i < p->model->tensor_count; i++) {
+        const psd_tensor *t = &p->model->tensors[i];
+        bool quantized = t->layout == PSD_LAYOUT_STRIDED && t->more.quantizer != NULL;
+        if (quantized && t->storage != PSD_NO_STORAGE && needs_v3(p, t->storage)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /*
@@ -280,7 +350,22 @@ lower_tensor(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 static void
 replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
-    lowered l = lower_tensor(p, t, classes);
+    psd_value *value = psd_value_at(p->pool, ref);
+    if (t->layout != PSD_LAYOUT_STRIDED && t->more.composite->at == ref) {
+        value->kind = PSD_KIND_CALL;
+        value->as.call = t->more.composite->origin;
+        return;
+    }
+    if (is_whole_storage(p, t)) {
+        psd_ref id = persid(p, t->storage, classes);
+        if (!p->failed) {
+            *psd_value_at(p->pool, ref) = *psd_value_at(p->pool, id);
+        }
+        return;
+    }
+    lowered l = t->layout == PSD_LAYOUT_STRIDED
+                    ? lower_tensor(p, t, classes)
+                    : lower_parameter(p, t, t->more.composite->at);
     psd_ref made_call = call(p, l.callable, l.args);
     if (!p->failed) {
         *psd_value_at(p->pool, ref) = *psd_value_at(p->pool, made_call);
@@ -293,6 +378,9 @@ find_mixed(pass *p)
     for (uint32_t i = 0; i < p->model->tensor_count; i++) {
         const psd_tensor *t = &p->model->tensors[i];
         bool meta = (t->flags & PSD_TENSOR_META) != 0;
+        if (t->layout != PSD_LAYOUT_STRIDED || t->storage == PSD_NO_STORAGE) {
+            continue;
+        }
         if (!meta && t->dtype != p->model->storages[t->storage].dtype) {
             p->mixed[t->storage] = true;
         }
@@ -313,6 +401,11 @@ psd_torch_write(psd_pool *pool, const psd_model *model, psd_error *err)
     memset(p.persids, 0, count * sizeof *p.persids);
     memset(p.mixed, 0, count * sizeof *p.mixed);
     find_mixed(&p);
+    if (!is_told_apart(&p)) {
+        return psd_fail(
+            err, PSD_ARGUMENT, PSD_NOWHERE,
+            "a quantized tensor shares its storage with one of another dtype");
+    }
     p.ordered_dict = global(&p, "collections", "OrderedDict");
     p.empty_tuple = tuple(&p, NULL, 0);
     p.text_storage = text(&p, "storage");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Archive: an opened zip archive of a checkpoint, and the Source it looks into.
+ * Archive: an opened checkpoint of whatever container, and the Source it looks into.
  */
 #include "py_module.h"
 
@@ -141,18 +141,64 @@ archive_alloc(py_state *state)
     return self;
 }
 
+/* Give the pending exception the names that the pickle had told before it went wrong:
+ * damage must not hide what it would have run. */
+static void
+tell_globals(py_archive *self)
+{
+    PyObject *type, *value, *traceback;
+    if (self->core.pool.count == 0 || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *named = py_globals(&self->core.pool, self->core.program_offset, true);
+    bool told = named != NULL && PyObject_SetAttrString(value, "named", named) == 0;
+    Py_XDECREF(named);
+    if (told) {
+        PyErr_Restore(type, value, traceback);
+        return;
+    }
+    /* No memory even for that: the pending MemoryError is what happened. */
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+static bool
+mode_named(const char *name, psd_open_mode *mode)
+{
+    static const char *const names[] = {
+        [PSD_OPEN_CHECKPOINT] = "checkpoint",
+        [PSD_OPEN_PICKLE] = "pickle",
+        [PSD_OPEN_RECORDS] = "records",
+        [PSD_OPEN_BYTES] = "bytes",
+    };
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *mode = (psd_open_mode)i;
+            return true;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "there is no mode '%s'", name);
+    return false;
+}
+
 PyObject *
 py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"source", "path", "limits", "run", NULL};
+    static char *names[] = {"source", "path", "limits", "run", "mode", "record", NULL};
     py_state *state = py_state_of(module);
     PyObject *source, *path = Py_None, *limit_dict = Py_None;
+    const char *mode_name = "checkpoint", *record = "";
+    Py_ssize_t record_size = 0;
     int run = 1;
     psd_limits limits;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp:open_archive", names,
+    psd_open_mode mode;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp$ss#:open_archive", names,
                                      state->source_type, &source, &path, &limit_dict,
-                                     &run) ||
-        !py_limits(limit_dict, &limits)) {
+                                     &run, &mode_name, &record, &record_size) ||
+        !py_limits(limit_dict, &limits) || !mode_named(mode_name, &mode)) {
         return NULL;
     }
     py_archive *self = archive_alloc(state);
@@ -161,6 +207,8 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     py_gil gil;
     psd_options options = py_options(state, &limits, &gil);
+    options.mode = mode;
+    options.record = (psd_span){(const uint8_t *)record, (size_t)record_size};
     psd_archive_init(&self->core, &options);
     self->source = Py_NewRef(source);
     self->path = Py_NewRef(path);
@@ -170,13 +218,14 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     gil.thread = PyEval_SaveThread();
     psd_status status = psd_archive_open(&self->core, &input, &err);
     if (status == PSD_OK && run) {
-        status = psd_archive_run(&self->core, &err);
+        status = psd_archive_run(&self->core, &input, &err);
     }
     PyEval_RestoreThread(gil.thread);
     self->core.options.inflate_ctx = NULL; /* it was this function's own */
     self->ran = run != 0;
     if (status != PSD_OK) {
         py_raise(&err);
+        tell_globals(self);
         Py_DECREF(self);
         return NULL;
     }
@@ -191,6 +240,8 @@ archive_dealloc(PyObject *object)
     psd_archive_clear(&self->core);
     Py_XDECREF(self->source);
     Py_XDECREF(self->path);
+    Py_XDECREF(self->kind);
+    Py_XDECREF(self->extra);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -405,6 +456,85 @@ archive_children(PyObject *object, PyObject *args)
     return over_ref(object, args, "|k:children", py_tree_children);
 }
 
+/* 0 when the value is no module; None when its state_dict would be too large. */
+static PyObject *
+state_dict_of(py_archive *self, psd_ref ref)
+{
+    const psd_module *module = psd_model_module(&self->core.model, ref);
+    if (module != NULL && module->state_dict == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(module == NULL ? 0 : module->state_dict);
+}
+
+static PyObject *
+archive_state_dict(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:state_dict", state_dict_of);
+}
+
+/* One (name, value, is a parameter) as two refs; false with an exception set. */
+static bool
+note_entry(py_archive *self, PyObject *row, psd_ref *refs)
+{
+    const char *name;
+    Py_ssize_t size;
+    unsigned long number;
+    int parameter;
+    if (!PyArg_ParseTuple(row, "s#kp", &name, &size, &number, &parameter)) {
+        return false;
+    }
+    psd_pool *pool = &self->core.pool;
+    if (number == 0 || number > pool->count) {
+        PyErr_SetString(PyExc_IndexError, "there is no value of that number");
+        return false;
+    }
+    psd_span text =
+        psd_arena_copy(pool->arena, (psd_span){(const uint8_t *)name, (size_t)size});
+    refs[0] = text.data == NULL ? 0 : psd_new_text(pool, PSD_KIND_TEXT, text);
+    refs[1] = (psd_ref)number;
+    const psd_value *v = psd_value_at(pool, refs[1]);
+    if (v->kind == PSD_KIND_TENSOR) {
+        self->core.model.tensors[v->as.index].flags |=
+            (uint8_t)(parameter ? PSD_TENSOR_PARAMETER : PSD_TENSOR_BUFFER);
+    }
+    if (refs[0] == 0) {
+        PyErr_NoMemory();
+    }
+    return refs[0] != 0;
+}
+
+static PyObject *
+archive_note_module(PyObject *object, PyObject *args)
+{
+    py_archive *self = (py_archive *)object;
+    unsigned long number;
+    PyObject *entries;
+    if (!PyArg_ParseTuple(args, "kO!:note_module", &number, &PyList_Type, &entries)) {
+        return NULL;
+    }
+    psd_ref at = ref_of(self, number);
+    Py_ssize_t count = PyList_Size(entries);
+    if (at == 0 || (size_t)count > UINT32_MAX / 2) {
+        return at == 0 ? NULL : PyErr_NoMemory();
+    }
+    psd_ref *refs = calloc(count == 0 ? 1 : (size_t)count * 2, sizeof *refs);
+    bool done = refs != NULL;
+    if (!done) {
+        PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count && done; i++) {
+        done = note_entry(self, PyList_GetItem(entries, i), refs + 2 * i);
+    }
+    if (done && !psd_torch_note_module(&self->core.pool, &self->core.model, at, refs,
+                                       (uint32_t)count * 2)) {
+        PyErr_NoMemory();
+        done = false;
+    }
+    free(refs);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *
 archive_info(PyObject *object, PyObject *args)
 {
@@ -460,8 +590,24 @@ archive_kind(PyObject *object, void *Py_UNUSED(closure))
         [PSD_ARCHIVE_SCRIPT] = "torchscript",
         [PSD_ARCHIVE_PACKAGE] = "package",
         [PSD_ARCHIVE_EXPORT] = "export",
+        [PSD_ARCHIVE_RECORDS] = "records",
+        [PSD_ARCHIVE_STREAM] = "legacy",
+        [PSD_ARCHIVE_TAR] = "tar",
+        [PSD_ARCHIVE_PICKLE] = "pickle",
+        [PSD_ARCHIVE_BYTES] = "bytes",
     };
-    return PyUnicode_FromString(names[((py_archive *)object)->core.kind]);
+    py_archive *self = (py_archive *)object;
+    if (self->kind != NULL) {
+        return Py_NewRef(self->kind);
+    }
+    return PyUnicode_FromString(names[self->core.kind]);
+}
+
+static PyObject *
+archive_extra(PyObject *object, void *Py_UNUSED(closure))
+{
+    PyObject *extra = ((py_archive *)object)->extra;
+    return Py_NewRef(extra == NULL ? Py_None : extra);
 }
 
 static PyObject *
@@ -481,6 +627,12 @@ static PyObject *
 archive_prefix(PyObject *object, void *Py_UNUSED(closure))
 {
     return py_text(((py_archive *)object)->core.prefix);
+}
+
+static PyObject *
+archive_end(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((py_archive *)object)->core.end_offset);
 }
 
 static PyObject *
@@ -528,14 +680,17 @@ archive_path(PyObject *object, void *Py_UNUSED(closure))
 #define GETTER(name, doc) {#name, archive_##name, NULL, PyDoc_STR(doc), NULL}
 
 static PyGetSetDef archive_getset[] = {
-    GETTER(kind, "\"checkpoint\", \"torchscript\", \"package\" or \"export\"."),
+    GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
+                 "\"package\", \"export\", \"records\", or what describe() says."),
+    GETTER(extra, "What describe() was given with the tensors."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
-    GETTER(protocol, "Pickle protocol of data.pkl."),
-    GETTER(pickle_size, "Bytes of data.pkl."),
-    GETTER(tensor_count, "Tensors found in data.pkl."),
-    GETTER(storage_count, "Storages found in data.pkl."),
+    GETTER(end, "Where a legacy stream ends; 0 of other kinds."),
+    GETTER(protocol, "Pickle protocol of the object."),
+    GETTER(pickle_size, "Bytes of the object's pickle."),
+    GETTER(tensor_count, "Tensors found in it."),
+    GETTER(storage_count, "Storages found in it."),
     GETTER(root, "The number of the object that was saved."),
     GETTER(closed, "Whether close() was called."),
     GETTER(path, "The file's path, or None."),
@@ -558,7 +713,7 @@ static PyMethodDef archive_methods[] = {
     {"globals", (PyCFunction)(void (*)(void))archive_globals,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"
-               "[(module, name, position, called), ...] of data.pkl, each once.")},
+               "[(module, name, position, called), ...] of the pickle, each once.")},
     {"tensors", archive_tensors, METH_VARARGS,
      PyDoc_STR("tensors($self, ref=0, /)\n--\n\n"
                "{dotted name: TensorInfo} below a value, in file order.")},
@@ -568,6 +723,19 @@ static PyMethodDef archive_methods[] = {
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"state_dict", archive_state_dict, METH_VARARGS,
+     PyDoc_STR("state_dict($self, ref=0, /)\n--\n\n"
+               "The ref of what a whole module's state_dict() would give; 0 of what is "
+               "no module, None where it would be too large.")},
+    {"note_module", archive_note_module, METH_VARARGS,
+     PyDoc_STR(
+         "note_module($self, ref, entries, /)\n--\n\n"
+         "Say that the state_dict of `ref` is [(name, ref, is a parameter), ...]; "
+         "before the archive is given to anyone.")},
+    {"describe", py_describe, METH_VARARGS,
+     PyDoc_STR("describe($self, kind, storages, tensors, extra=None, /)\n--\n\n"
+               "Say what tensors are in the bytes; before the archive is given to "
+               "anyone.")},
     {"info", archive_info, METH_VARARGS,
      PyDoc_STR(
          "info($self, index, name, /)\n--\n\nThe TensorInfo of a tensor, by number.")},
@@ -581,7 +749,7 @@ static PyMethodDef archive_methods[] = {
 };
 
 static PyType_Slot archive_slots[] = {
-    {Py_tp_doc, "An opened zip archive of a checkpoint."},
+    {Py_tp_doc, "An opened checkpoint."},
     {Py_tp_dealloc, archive_dealloc},
     {Py_tp_methods, archive_methods},
     {Py_tp_getset, archive_getset},

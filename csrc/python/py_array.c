@@ -145,13 +145,27 @@ swap_unit(const psd_storage *s, const psd_tensor *t)
     return psd_dtype_row((psd_dtype)(s->untyped ? t->dtype : s->dtype))->swap_unit;
 }
 
-/* Arrays whose items lie across alignment are slow and refused by some; such
- * storages (re-zipped files) are copied once. */
+/* Take the bytes where they lie, or copy them.  Items may lie across alignment, as
+ * they do in legacy files and re-zipped ones; NumPy knows how to read them. */
 static bool
-is_aligned(const uint8_t *data, const psd_storage *s)
+take_bytes(py_arrays *arrays, py_base *base, const uint8_t *data, size_t size,
+           bool copy)
 {
-    size_t unit = s->untyped ? 8 : psd_dtype_row((psd_dtype)s->dtype)->swap_unit;
-    return (uintptr_t)data % unit == 0;
+    if (copy) {
+        base->source = own_memory(arrays, size, data, &base->data);
+        return base->source != NULL;
+    }
+    base->source = Py_NewRef(arrays->source);
+    base->data = (uint8_t *)(uintptr_t)data;
+    return true;
+}
+
+/* A meta storage has a size and no bytes: there is nothing to be made of it. */
+static bool
+fail_nowhere(void)
+{
+    py_raise_named("UnsupportedError", "a storage without bytes");
+    return false;
 }
 
 static bool
@@ -159,40 +173,35 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
 {
     py_archive *archive = arrays->archive;
     const psd_storage *s = &archive->core.model.storages[storage];
-    const psd_zip_entry *entry = psd_archive_storage_entry(&archive->core, storage);
-    uint64_t offset;
+    size_t size = (size_t)s->size;
+    psd_location where;
     psd_error err;
-    if (psd_zip_locate(&arrays->input, entry, &offset, &err) != PSD_OK) {
+    if (psd_archive_locate(&archive->core, &arrays->input, storage, &where, &err) !=
+        PSD_OK) {
         py_raise(&err);
         return false;
     }
-    if (archive->core.big_endian != host_is_big_endian()) {
+    if ((archive->core.big_endian || s->big_endian) != host_is_big_endian()) {
         base->unit = swap_unit(s, t);
     }
-    bool swaps = base->unit > 1;
-    if (entry->method == PSD_ZIP_DEFLATED) {
-        if (!inflate_storage(arrays, base, entry)) {
-            return false;
-        }
+    bool swaps = base->unit > 1, done;
+    switch (where.place) {
+    case PSD_PLACE_FILE:
+        /* Within the source: the place was held against the file's end. */
+        done = take_bytes(arrays, base, arrays->input.data + where.offset, size,
+                          arrays->copy || swaps);
+        break;
+    case PSD_PLACE_MEMORY:
+        /* The archive's own: each array that is made has a copy. */
+        done = take_bytes(arrays, base, where.memory, size, true);
+        break;
+    case PSD_PLACE_RECORD: done = inflate_storage(arrays, base, where.entry); break;
+    default: done = fail_nowhere(); break;
     }
-    else {
-        /* Within the source: psd_zip_locate held it against the file's end. */
-        const uint8_t *data = arrays->input.data + offset;
-        if (arrays->copy || swaps || !is_aligned(data, s)) {
-            base->source = own_memory(arrays, (size_t)s->size, data, &base->data);
-            if (base->source == NULL) {
-                return false;
-            }
-        }
-        else {
-            base->source = Py_NewRef(arrays->source);
-            base->data = (uint8_t *)(uintptr_t)data;
-        }
+    if (done && swaps) {
+        swap(base->data, size, base->unit);
     }
-    if (swaps) {
-        swap(base->data, (size_t)s->size, base->unit);
-    }
-    return true;
+    return done;
 }
 
 /*
@@ -245,6 +254,25 @@ base_of(py_arrays *arrays, const psd_tensor *t)
 }
 
 /* ---------------------------------------------------------------- arrays */
+
+/* Several elements a byte: no strides can say it, so all bytes up to the last. */
+static PyObject *
+packed_array(const py_base *base, const psd_tensor *t, PyObject *dtype)
+{
+    unsigned per_byte = psd_dtype_per_byte((psd_dtype)t->dtype);
+    uint64_t last = 0;
+    (void)psd_window_reach(t, UINT64_MAX, &last);
+    npy_intp size = (npy_intp)(last / per_byte + 1);
+    int flags = py_source_readonly(base->source) ? 0 : NPY_ARRAY_WRITEABLE;
+    Py_INCREF(dtype); /* stolen below */
+    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr *)dtype, 1,
+                                           &size, NULL, base->data, flags, NULL);
+    if (array != NULL &&
+        PyArray_SetBaseObject((PyArrayObject *)array, Py_NewRef(base->source)) < 0) {
+        Py_CLEAR(array);
+    }
+    return array;
+}
 
 /* Byte strides; where only one index exists torch allows any number. */
 static void
@@ -311,12 +339,14 @@ py_arrays_make(py_arrays *arrays, uint32_t tensor)
                         "numpy_dtype() gave a dtype of another item size");
         return NULL;
     }
-    py_base *base = base_of(arrays, t);
-    if (base == NULL) {
+    py_base *base = t->numel == 0 ? NULL : base_of(arrays, t);
+    if (base == NULL && t->numel > 0) {
         return NULL;
     }
-    PyObject *array =
-        t->numel == 0 ? empty_array(t, dtype) : view_array(base, t, dtype);
+    bool packed = psd_dtype_per_byte((psd_dtype)t->dtype) > 1;
+    PyObject *array = base == NULL ? empty_array(t, dtype)
+                      : packed     ? packed_array(base, t, dtype)
+                                   : view_array(base, t, dtype);
     if (array == NULL && PyErr_ExceptionMatches(PyExc_ValueError)) {
         /* More dimensions than this NumPy has, or empty ones whose product overflows. */
         PyErr_Clear();

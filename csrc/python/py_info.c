@@ -112,6 +112,25 @@ text_or(const psd_storage *storage, psd_span text, const char *otherwise)
     return py_text(text);
 }
 
+static bool
+is_dense(PyObject *self)
+{
+    return tensor_of(self)->layout == PSD_LAYOUT_STRIDED;
+}
+
+/* A tensor made of others is where the first of them is. */
+static const psd_storage *
+storage_or_part(PyObject *self)
+{
+    const psd_archive *a = &((py_info *)self)->archive->core;
+    const psd_tensor *t = tensor_of(self);
+    while (t->layout != PSD_LAYOUT_STRIDED && t->more.composite->count > 0) {
+        psd_ref part = t->more.composite->parts[0].tensor; /* smaller than t's own */
+        t = &a->model.tensors[psd_value_at(&a->pool, part)->as.index];
+    }
+    return t->storage == PSD_NO_STORAGE ? NULL : &a->model.storages[t->storage];
+}
+
 static PyObject *
 info_storage(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -129,9 +148,10 @@ info_storage_nbytes(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 info_device(PyObject *self, void *Py_UNUSED(closure))
 {
-    const psd_storage *s = storage_of(self);
+    const psd_storage *s = storage_or_part(self);
+    bool meta = (tensor_of(self)->flags & PSD_TENSOR_META) != 0;
     return text_or(s, s == NULL ? (psd_span){NULL, 0} : s->location,
-                   s == NULL ? "meta" : "cpu");
+                   meta ? "meta" : "cpu");
 }
 
 static PyObject *
@@ -149,8 +169,7 @@ info_itemsize(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 info_nbytes(PyObject *self, void *Py_UNUSED(closure))
 {
-    /* The torch pass made sure that the product fits in 63 bits. */
-    return PyLong_FromUnsignedLongLong(tensor_of(self)->numel * dtype_of(self)->size);
+    return PyLong_FromUnsignedLongLong(psd_tensor_nbytes(tensor_of(self)));
 }
 
 static PyObject *
@@ -166,7 +185,7 @@ info_requires_grad(PyObject *self, void *Py_UNUSED(closure))
     if ((flags & PSD_TENSOR_REQUIRES_GRAD) != 0) {
         Py_RETURN_TRUE;
     }
-    if ((flags & PSD_TENSOR_PARAMETER) != 0) {
+    if ((flags & (PSD_TENSOR_PARAMETER | PSD_TENSOR_BUFFER)) != 0) {
         Py_RETURN_FALSE;
     }
     Py_RETURN_NONE; /* a plain tensor was detached: nobody has said */
@@ -189,6 +208,57 @@ static PyObject *
 info_is_meta(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong((tensor_of(self)->flags & PSD_TENSOR_META) != 0);
+}
+
+static PyObject *
+info_layout(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(psd_layout_name((psd_layout)tensor_of(self)->layout));
+}
+
+/* {name: TensorInfo} of the tensors that this one is made of. */
+static PyObject *
+info_parts(PyObject *self, void *Py_UNUSED(closure))
+{
+    py_archive *archive = ((py_info *)self)->archive;
+    const psd_tensor *t = tensor_of(self);
+    uint32_t count = is_dense(self) ? 0 : t->more.composite->count;
+    PyObject *dict = PyDict_New();
+    for (uint32_t i = 0; dict != NULL && i < count; i++) {
+        const psd_part *part = &t->more.composite->parts[i];
+        uint32_t tensor = psd_value_at(&archive->core.pool, part->tensor)->as.index;
+        PyObject *name = py_text(part->name);
+        PyObject *full =
+            name == NULL ? NULL
+                         : PyUnicode_FromFormat("%U.%U", ((py_info *)self)->name, name);
+        PyObject *info = full == NULL ? NULL : py_info_new(archive, tensor, full);
+        if (info == NULL || PyDict_SetItem(dict, name, info) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(info);
+        Py_XDECREF(full);
+        Py_XDECREF(name);
+    }
+    return dict;
+}
+
+/* The class as "module.name"; torch.Tensor's own is not told. */
+static PyObject *
+info_type(PyObject *self, void *Py_UNUSED(closure))
+{
+    const psd_pool *pool = &((py_info *)self)->archive->core.pool;
+    psd_ref type = tensor_of(self)->type;
+    if (type == 0) {
+        Py_RETURN_NONE;
+    }
+    const psd_global *g = psd_value_at(pool, type)->as.global;
+    PyObject *module = py_text(g->module), *name = py_text(g->name);
+    PyObject *text = module == NULL || name == NULL
+                         ? NULL
+                         : PyUnicode_FromFormat("%U.%U", module, name);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return text;
 }
 
 static PyObject *
@@ -222,6 +292,14 @@ py_info_array(PyObject *object)
     PyObject *values = PyImport_ImportModule("pystatedict._values");
     if (values == NULL) {
         return NULL;
+    }
+    const psd_tensor *t = tensor_of(object);
+    bool plain = is_dense(object) && t->more.quantizer == NULL &&
+                 (t->flags & PSD_TENSOR_STORAGE) == 0;
+    if (!plain) {
+        PyObject *made = py_read(self->archive, t->at, values, false, false);
+        Py_DECREF(values);
+        return made;
     }
     py_arrays arrays;
     PyObject *array = NULL;
@@ -300,7 +378,7 @@ info_reduce(PyObject *self, PyObject *Py_UNUSED(none))
 
 static PyGetSetDef info_getset[] = {
     GETTER(name, "Dotted name within the file."),
-    GETTER(shape, "Sizes, a tuple of int; () for a scalar."),
+    GETTER(shape, "Sizes, a tuple of int; () for a scalar; -1 where it is ragged."),
     GETTER(stride, "Strides in elements, a tuple of int."),
     GETTER(dtype, "torch's name of the dtype, such as \"bfloat16\"."),
     GETTER(storage, "Key of the storage; equal keys share memory."),
@@ -314,6 +392,10 @@ static PyGetSetDef info_getset[] = {
     GETTER(requires_grad, "True, False, or None: nobody has said."),
     GETTER(kind, "\"parameter\", \"buffer\" or None: nobody has said."),
     GETTER(is_meta, "Whether the tensor has no bytes at all."),
+    GETTER(layout, "\"strided\", \"sparse_coo\", ..., \"nested\", \"jagged\" or "
+                   "\"subclass\"."),
+    GETTER(parts, "{name: TensorInfo} of what it is made of; empty of a strided one."),
+    GETTER(type, "The class of a tensor subclass, \"module.name\"; else None."),
     GETTER(path, "The file's path, or None."),
     {"_archive", info_archive, NULL, NULL, NULL},
     {"_index", info_index, NULL, NULL, NULL},

@@ -283,8 +283,11 @@ static PyMethodDef methods[] = {
     {"open_archive", (PyCFunction)(void (*)(void))py_open_archive,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
-         "open_archive($module, /, source, path=None, limits=None, run=True)\n--\n\n"
-         "Open a zip archive of a checkpoint; run=False leaves its pickle alone.")},
+         "open_archive($module, /, source, path=None, limits=None, run=True, *, "
+         "mode='checkpoint', record='')\n--\n\n"
+         "Open a checkpoint; run=False leaves its pickle alone.  mode is 'checkpoint', "
+         "'pickle' for one by itself, or 'records' for any zip archive; record names "
+         "the pickle within a zip archive.")},
     {"scan_pickle", py_scan_pickle, METH_VARARGS,
      PyDoc_STR("scan_pickle($module, program, limits=None, /)\n--\n\n"
                "Globals, nested pickles, size and error of one pickle.")},

@@ -78,6 +78,8 @@ typedef struct {
     psd_archive core;
     PyObject *source; /* NULL once closed */
     PyObject *path;   /* str or None */
+    PyObject *kind;   /* what describe() says; else NULL */
+    PyObject *extra;  /* what describe() gives with it; else NULL */
     py_state *state;
     bool ran; /* data.pkl was run: pool and model are there */
 } py_archive;
@@ -92,6 +94,11 @@ PyObject *py_archive_hold(py_archive *archive, psd_input *input);
 
 /* Options whose inflater uses `gil` for its thread state. */
 psd_options py_options(py_state *state, const psd_limits *limits, py_gil *gil);
+
+/* ---------------------------------------------------------------- py_describe.c */
+
+/* The method Archive.describe. */
+PyObject *py_describe(PyObject *object, PyObject *args);
 
 /* -------------------------------------------------------------------- py_scan.c */
 

@@ -27,7 +27,7 @@ bad_text(py_archive *archive, psd_span text)
     }
     PyErr_Clear();
     psd_fail(&err, PSD_PICKLE, offset, "a text is not UTF-8");
-    psd_fail_entry(&err, a->pickle_entry->name);
+    psd_fail_entry(&err, a->pickle_name);
     return py_raise(&err);
 }
 
@@ -117,7 +117,7 @@ corrupt(reader *r, uint32_t position, psd_status status, const char *sentence)
     const psd_archive *a = &r->archive->core;
     psd_error err;
     psd_fail(&err, status, a->program_offset + position, sentence);
-    psd_fail_entry(&err, a->pickle_entry->name);
+    psd_fail_entry(&err, a->pickle_name);
     return py_raise(&err);
 }
 
@@ -154,6 +154,23 @@ want_all(reader *r, worklist *list, const psd_ref *refs, uint32_t count)
     return done;
 }
 
+/* Attributes of the tensor, what it is made of, and what makes its integers reals. */
+static bool
+want_of_tensor(reader *r, worklist *list, uint32_t tensor)
+{
+    const psd_tensor *t = &r->archive->core.model.tensors[tensor];
+    bool dense = t->layout == PSD_LAYOUT_STRIDED;
+    bool done = want(r, list, t->state);
+    if (done && dense && t->more.quantizer != NULL) {
+        done = want(r, list, t->more.quantizer->scales) &&
+               want(r, list, t->more.quantizer->zero_points);
+    }
+    for (uint32_t i = 0; done && !dense && i < t->more.composite->count; i++) {
+        done = want(r, list, t->more.composite->parts[i].tensor);
+    }
+    return done;
+}
+
 static bool
 want_parts(reader *r, worklist *list, psd_ref ref)
 {
@@ -164,16 +181,15 @@ want_parts(reader *r, worklist *list, psd_ref ref)
     case PSD_KIND_DICT:
     case PSD_KIND_SET:
     case PSD_KIND_FROZENSET: return want_all(r, list, v->as.items, v->count);
-    case PSD_KIND_TENSOR: {
-        /* Python attributes of the tensor: a plain dict, kept beside the array. */
-        psd_ref state = r->archive->core.model.tensors[v->as.index].state;
-        return psd_kind_of(r->pool, state) != PSD_KIND_DICT || want(r, list, state);
-    }
+    case PSD_KIND_TENSOR: return want_of_tensor(r, list, v->as.index);
+    case PSD_KIND_PERSID: return want(r, list, v->as.ref);
     case PSD_KIND_CALL: {
         const psd_call *call = v->as.call;
+        const psd_module *module = psd_model_module(&r->archive->core.model, ref);
         /* A plain name is handed over as such, it needs no object. */
         bool named = psd_kind_of(r->pool, call->callable) == PSD_KIND_GLOBAL;
-        return (named || want(r, list, call->callable)) && want(r, list, call->args) &&
+        return want(r, list, module == NULL ? 0 : module->state_dict) &&
+               (named || want(r, list, call->callable)) && want(r, list, call->args) &&
                want(r, list, call->kwargs) && want(r, list, call->state) &&
                want_all(r, list, call->items, call->item_count) &&
                want_all(r, list, call->appends, call->append_count);
@@ -347,17 +363,77 @@ make_call(reader *r, const psd_call *call)
     return charged(r, call, object, call->args);
 }
 
+/* {name: object} of what a tensor is made of; they were born before it. */
+static PyObject *
+parts_of(reader *r, const psd_composite *composite)
+{
+    PyObject *parts = PyDict_New();
+    for (uint32_t i = 0; parts != NULL && i < composite->count; i++) {
+        PyObject *name = py_text(composite->parts[i].name);
+        PyObject *part = object_at(r, composite->parts[i].tensor);
+        if (name == NULL || PyDict_SetItem(parts, name, part) < 0) {
+            Py_CLEAR(parts);
+        }
+        Py_XDECREF(name);
+    }
+    return parts;
+}
+
+static PyObject *
+make_composite(reader *r, const psd_tensor *t, PyObject *info)
+{
+    PyObject *parts = parts_of(r, t->more.composite);
+    PyObject *object = parts == NULL
+                           ? NULL
+                           : PyObject_CallMethod(r->values, "composite", "OOOi", info,
+                                                 parts, object_at(r, t->state),
+                                                 (int)t->more.composite->coalesced);
+    Py_XDECREF(parts);
+    return object;
+}
+
+static PyObject *
+make_quantized(reader *r, const psd_tensor *t, PyObject *info, PyObject *array)
+{
+    static const char *const schemes[] = {
+        [PSD_PER_TENSOR] = "per_tensor_affine",
+        [PSD_PER_CHANNEL] = "per_channel_affine",
+        [PSD_PER_CHANNEL_FLOAT] = "per_channel_affine_float_qparams",
+    };
+    const psd_quantizer *q = t->more.quantizer;
+    return PyObject_CallMethod(r->values, "quantized", "OOsdLOOL", info, array,
+                               schemes[q->scheme], q->scale, (long long)q->zero_point,
+                               object_at(r, q->scales), object_at(r, q->zero_points),
+                               (long long)q->axis);
+}
+
 static PyObject *
 make_tensor(reader *r, uint32_t tensor)
 {
-    bool meta = (r->archive->core.model.tensors[tensor].flags & PSD_TENSOR_META) != 0;
-    if (!meta && !r->meta) {
+    const psd_tensor *t = &r->archive->core.model.tensors[tensor];
+    bool dense = t->layout == PSD_LAYOUT_STRIDED;
+    bool quantized = dense && t->more.quantizer != NULL;
+    bool meta = r->meta || (t->flags & PSD_TENSOR_META) != 0;
+    if (!meta && dense && !quantized) {
         return py_arrays_make(&r->arrays, tensor);
     }
     PyObject *name = PyUnicode_FromString("");
     PyObject *info = name == NULL ? NULL : py_info_new(r->archive, tensor, name);
     Py_XDECREF(name);
-    return info;
+    if (info == NULL || meta) {
+        return info;
+    }
+    PyObject *object = NULL;
+    if (quantized) {
+        PyObject *array = py_arrays_make(&r->arrays, tensor);
+        object = array == NULL ? NULL : make_quantized(r, t, info, array);
+        Py_XDECREF(array);
+    }
+    else {
+        object = make_composite(r, t, info);
+    }
+    Py_DECREF(info);
+    return object;
 }
 
 static PyObject *
@@ -374,9 +450,14 @@ make(reader *r, psd_ref ref)
     case PSD_KIND_CALL:
         return r->holds[ref] ? state_dict(r, ref, true) : make_call(r, v->as.call);
     case PSD_KIND_TENSOR: return make_tensor(r, v->as.index);
-    case PSD_KIND_STORAGE: return PyObject_CallMethod(r->values, "storage", NULL);
+    case PSD_KIND_STORAGE:
+        /* One that tensors look at as well is no tensor of its own; only a pickle that
+         * was made by hand refers to one value for both. */
+        return py_raise_named("UnsupportedError",
+                              "the file holds a storage by itself and its tensors too");
     case PSD_KIND_PERSID:
-        return corrupt(r, 0, PSD_PICKLE, "a persistent id that names no storage");
+        return PyObject_CallMethod(r->values, "persistent", "O",
+                                   object_at(r, v->as.ref));
     default: return py_leaf(r->archive, ref);
     }
 }
@@ -549,46 +630,6 @@ apply(reader *r, const psd_event *e)
     }
 }
 
-/*
- * A storage by itself is met as an argument of calls that are not read (those of
- * quantized and sparse tensors say so themselves); anywhere else it is refused.
- */
-static bool
-check_storages(reader *r)
-{
-    const psd_pool *pool = r->pool;
-    bool *is_args = calloc((size_t)pool->count + 1, sizeof *is_args);
-    if (is_args == NULL) {
-        PyErr_NoMemory();
-        return false;
-    }
-    for (psd_ref ref = 1; ref <= pool->count; ref++) {
-        if (pool->values[ref].kind == PSD_KIND_CALL) {
-            is_args[pool->values[ref].as.call->args] = true;
-        }
-    }
-    bool bare = psd_kind_of(pool, r->root) == PSD_KIND_STORAGE;
-    for (psd_ref ref = 1; ref <= pool->count && !bare; ref++) {
-        const psd_value *v = psd_value_at(pool, ref);
-        if (!r->wanted[ref] || is_args[ref] ||
-            (v->kind != PSD_KIND_TUPLE && v->kind != PSD_KIND_LIST &&
-             v->kind != PSD_KIND_DICT)) {
-            continue;
-        }
-        for (uint32_t i = 0; i < v->count && !bare; i++) {
-            bare = psd_kind_of(pool, v->as.items[i]) == PSD_KIND_STORAGE;
-        }
-    }
-    free(is_args);
-    if (bare) {
-        py_raise_named(
-            "UnsupportedError",
-            "the file holds a storage by itself, which this version does not "
-            "read");
-    }
-    return !bare;
-}
-
 static bool
 replay(reader *r)
 {
@@ -613,6 +654,26 @@ replay(reader *r)
         }
     }
     return true;
+}
+
+/* Give each whole module the state_dict that it would have. */
+static bool
+attach_modules(reader *r)
+{
+    const psd_model *model = &r->archive->core.model;
+    bool done = true;
+    for (uint32_t i = 0; i < model->module_count && done; i++) {
+        const psd_module *m = &model->modules[i];
+        if (r->objects[m->at] == NULL) {
+            continue;
+        }
+        PyObject *attached =
+            PyObject_CallMethod(r->values, "attach_module", "OO", r->objects[m->at],
+                                object_at(r, m->state_dict));
+        Py_XDECREF(attached);
+        done = attached != NULL;
+    }
+    return done;
 }
 
 /* ---------------------------------------------------------------- the face */
@@ -640,9 +701,9 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
         !py_cost_init(&r.cost, archive->state->key, archive->core.program.size)) {
         PyErr_NoMemory();
     }
-    else if (mark(&r) && check_storages(&r)) {
+    else if (mark(&r)) {
         find_state_dicts(&r);
-        if (replay(&r)) {
+        if (replay(&r) && attach_modules(&r)) {
             result = Py_NewRef(r.objects[ref]);
         }
     }

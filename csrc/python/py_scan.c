@@ -63,7 +63,7 @@ py_globals(const psd_pool *pool, uint64_t base, bool unknown_only)
     for (psd_ref ref = 1; dict != NULL && ref <= pool->count; ref++) {
         const psd_value *value = psd_value_at(pool, ref);
         if (value->kind != PSD_KIND_GLOBAL ||
-            (unknown_only && value->as.global->tag != 0)) {
+            (unknown_only && psd_torch_is_plain(value->as.global, called[ref]))) {
             continue;
         }
         if (!add_global(dict, value->as.global, base, called[ref])) {

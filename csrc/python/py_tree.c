@@ -65,10 +65,16 @@ add_state(const psd_pool *pool, const psd_call *call, part *parts, unsigned coun
     return count;
 }
 
-/* Returns how many parts there are; 0 for a leaf. */
+/* Returns how many parts there are; 0 for a leaf.  Of a whole module they are the
+ * entries of its state_dict. */
 static unsigned
-parts_of(const psd_pool *pool, psd_ref ref, part parts[PARTS_MOST])
+parts_of(const py_archive *archive, psd_ref ref, part parts[PARTS_MOST])
 {
+    const psd_pool *pool = &archive->core.pool;
+    const psd_module *module = psd_model_module(&archive->core.model, ref);
+    if (module != NULL && module->state_dict != 0) {
+        ref = module->state_dict;
+    }
     const psd_value *v = psd_value_at(pool, ref);
     if (v->kind != PSD_KIND_CALL) {
         parts[0] = part_of(pool, ref);
@@ -204,7 +210,7 @@ visit(walk *w, psd_ref ref, PyObject *prefix, PyObject *name)
     const psd_pool *pool = &w->archive->core.pool;
     part parts[PARTS_MOST];
     bool is_tensor = psd_kind_of(pool, ref) == PSD_KIND_TENSOR;
-    if (!is_tensor && parts_of(pool, ref, parts) == 0) {
+    if (!is_tensor && parts_of(w->archive, ref, parts) == 0) {
         return true;
     }
     PyObject *full = joined(prefix, name, ref, &w->left);
@@ -236,7 +242,7 @@ step(walk *w)
     const psd_pool *pool = &w->archive->core.pool;
     frame *top = &w->frames[w->depth - 1];
     part parts[PARTS_MOST];
-    unsigned count = parts_of(pool, top->ref, parts);
+    unsigned count = parts_of(w->archive, top->ref, parts);
     while (top->part < count && top->item >= parts[top->part].count) {
         top->part++;
         top->item = 0;
@@ -298,8 +304,13 @@ py_tree_tensors(py_archive *archive, psd_ref ref)
 
 /* The pairs of a dict, or of a call that is one (OrderedDict, defaultdict, ...). */
 static part
-pairs_of(const psd_pool *pool, psd_ref ref)
+pairs_of(const py_archive *archive, psd_ref ref)
 {
+    const psd_pool *pool = &archive->core.pool;
+    const psd_module *module = psd_model_module(&archive->core.model, ref);
+    if (module != NULL && module->state_dict != 0) {
+        ref = module->state_dict;
+    }
     const psd_value *v = psd_value_at(pool, ref);
     if (v->kind == PSD_KIND_CALL) {
         return (part){v->as.call->items, v->as.call->item_count, true};
@@ -312,7 +323,7 @@ PyObject *
 py_tree_direct(py_archive *archive, psd_ref ref)
 {
     const psd_pool *pool = &archive->core.pool;
-    part p = pairs_of(pool, ref);
+    part p = pairs_of(archive, ref);
     uint64_t left = long_names(archive);
     PyObject *dict = PyDict_New();
     for (uint32_t i = 0; dict != NULL && i + 1 < p.count; i += 2) {
@@ -338,8 +349,12 @@ py_tree_direct(py_archive *archive, psd_ref ref)
 }
 
 static const char *
-kind_name(const psd_pool *pool, psd_ref ref)
+kind_name(const py_archive *archive, psd_ref ref)
 {
+    const psd_pool *pool = &archive->core.pool;
+    if (psd_model_module(&archive->core.model, ref) != NULL) {
+        return "module";
+    }
     switch (psd_kind_of(pool, ref)) {
     case PSD_KIND_TENSOR: return "tensor";
     case PSD_KIND_DICT: return "dict";
@@ -363,14 +378,13 @@ static bool
 list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
           uint64_t *left)
 {
-    const psd_pool *pool = &archive->core.pool;
     for (uint32_t i = 0; i < p->count; i += p->pairs ? 2 : 1) {
         psd_ref ref = p->items[i + (p->pairs ? 1 : 0)];
         PyObject *key = p->pairs ? key_name(archive, p->items[i], left)
                                  : PyLong_FromUnsignedLong((*index)++);
         PyObject *row = key == NULL ? NULL
                                     : Py_BuildValue("(Nks)", key, (unsigned long)ref,
-                                                    kind_name(pool, ref));
+                                                    kind_name(archive, ref));
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_XDECREF(row);
             return false;
@@ -384,7 +398,7 @@ PyObject *
 py_tree_children(py_archive *archive, psd_ref ref)
 {
     part parts[PARTS_MOST];
-    unsigned count = parts_of(&archive->core.pool, ref, parts);
+    unsigned count = parts_of(archive, ref, parts);
     if (count == 0) {
         Py_RETURN_NONE;
     }

@@ -411,6 +411,9 @@ write_other(py_writer *w, PyObject *object, psd_ref *slot)
         done =
             write_global(w, PyTuple_GetItem(form, 0), PyTuple_GetItem(form, 1), slot);
     }
+    else if (form != NULL && PyTuple_CheckExact(form) && PyTuple_Size(form) == 12) {
+        done = py_keep(w, form) && py_write_quantized(w, object, form, slot);
+    }
     else if (form != NULL && !w->instead && PyList_CheckExact(form) &&
              PyList_Size(form) == 1) {
         /* At once, not later: whoever meets the object again finds it.  Only once:
@@ -502,7 +505,7 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters)
     *w = (py_writer){.values = values, .parameters = parameters};
     psd_arena_init(&w->arena, py_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
-    psd_model_init(&w->model);
+    psd_model_init(&w->model, py_alloc(), (psd_hash_key){0, 0}); /* no names in it */
     w->memo = PyDict_New();
     w->texts = PyDict_New();
     w->dtypes = PyDict_New();
@@ -516,7 +519,7 @@ writer_clear(py_writer *w)
     free(w->tasks);
     free(w->extents);
     free(w->bytes);
-    psd_model_clear(&w->model, py_alloc());
+    psd_model_clear(&w->model);
     psd_pool_clear(&w->pool);
     psd_arena_clear(&w->arena);
     Py_XDECREF(w->memo);

@@ -115,16 +115,12 @@ fill_flags(py_writer *w, PyObject *array, psd_tensor *t)
     return py_keep(w, state) && py_put(w, state, &pending->ref);
 }
 
+/* A tensor of the model over the bytes of `view`; *slot gets its number. */
 static bool
-add_array(py_writer *w, PyObject *object, PyObject *array, const py_array_view *view,
-          psd_dtype dtype, psd_ref *slot)
+enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
+      psd_ref *slot)
 {
     psd_model *m = &w->model;
-    psd_tensor t = {.dtype = (uint8_t)dtype, .storage = PSD_NO_STORAGE};
-    if (!py_keep(w, object) || !py_keep(w, array) || !fill_geometry(w, view, &t) ||
-        !fill_flags(w, object, &t)) {
-        return false;
-    }
     if (!psd_grow(py_alloc(), (void **)&m->tensors, &m->tensor_capacity,
                   (uint64_t)m->tensor_count + 1, sizeof t) ||
         !psd_grow(py_alloc(), (void **)&w->extents, &w->extent_capacity,
@@ -145,6 +141,124 @@ add_array(py_writer *w, PyObject *object, PyObject *array, const py_array_view *
     value->kind = PSD_KIND_TENSOR;
     value->as.index = m->tensor_count++;
     return true;
+}
+
+static bool
+add_array(py_writer *w, PyObject *object, PyObject *array, const py_array_view *view,
+          psd_dtype dtype, psd_ref *slot)
+{
+    psd_tensor t = {.dtype = (uint8_t)dtype, .storage = PSD_NO_STORAGE};
+    return py_keep(w, object) && py_keep(w, array) && fill_geometry(w, view, &t) &&
+           fill_flags(w, object, &t) && enter(w, object, view, t, slot);
+}
+
+/* ---------------------------------------------------------------- quantized */
+
+/* Numbers of a tuple of Python's; false with an exception set. */
+static bool
+numbers_of(PyObject *tuple, Py_ssize_t count, int64_t *numbers)
+{
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
+        PyErr_SetString(PyExc_TypeError, "not as many numbers as dimensions");
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        numbers[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
+        if (numbers[i] == -1 && PyErr_Occurred() != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Shape, stride and offset as told, of elements of which a byte holds several. */
+static bool
+packed_geometry(py_writer *w, PyObject *shape, PyObject *stride, psd_tensor *t)
+{
+    Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : -1;
+    if (rank < 0 || rank > 64) {
+        PyErr_SetString(PyExc_TypeError, "the shape of a packed tensor is no tuple");
+        return false;
+    }
+    int64_t *numbers =
+        psd_arena_take_array(&w->arena, 2 * (size_t)rank, sizeof *numbers);
+    if (numbers == NULL) {
+        return py_no_memory();
+    }
+    t->rank = (uint8_t)rank;
+    t->shape = numbers;
+    t->strides = numbers + rank;
+    if (!numbers_of(shape, rank, numbers) ||
+        !numbers_of(stride, rank, numbers + rank)) {
+        return false;
+    }
+    const char *fault = psd_window_count(t, 1);
+    if (fault != NULL) {
+        PyErr_SetString(PyExc_ValueError, fault);
+    }
+    return fault == NULL;
+}
+
+/* A packed tensor must lie within the bytes that it is given. */
+static bool
+check_packed(const psd_tensor *t, const py_array_view *view)
+{
+    uint64_t reach;
+    uint64_t room = (uint64_t)view->shape[0] * psd_dtype_per_byte((psd_dtype)t->dtype);
+    const char *fault = psd_window_reach(t, room, &reach);
+    if (fault != NULL) {
+        PyErr_SetString(PyExc_ValueError, fault);
+    }
+    return fault == NULL;
+}
+
+bool
+py_write_quantized(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot)
+{
+    PyObject *array, *shape, *stride, *scales, *zero_points;
+    const char *name, *scheme;
+    unsigned char flags;
+    long long offset, zero_point, axis;
+    double scale;
+    py_array_view view;
+    if (!PyArg_ParseTuple(told, "OsbOOLsdLOOL", &array, &name, &flags, &shape, &stride,
+                          &offset, &scheme, &scale, &zero_point, &scales, &zero_points,
+                          &axis)) {
+        return false;
+    }
+    psd_quantizer *q = psd_arena_take(&w->arena, sizeof *q);
+    if (q == NULL) {
+        return py_no_memory();
+    }
+    *q = (psd_quantizer){
+        .scheme =
+            strcmp(scheme, "per_tensor_affine") == 0 ? PSD_PER_TENSOR : PSD_PER_CHANNEL,
+        .scale = scale,
+        .zero_point = zero_point,
+        .axis = axis,
+    };
+    psd_tensor t = {.dtype = (uint8_t)psd_dtype_from_name(
+                        (psd_span){(const uint8_t *)name, strlen(name)}),
+                    .storage = PSD_NO_STORAGE,
+                    .flags = flags,
+                    .offset = offset,
+                    .more.quantizer = q};
+    int looked = py_array_look(array, &view);
+    if (looked <= 0 || !view.plain || t.dtype == PSD_DTYPE_NONE) {
+        if (looked >= 0) {
+            PyErr_SetString(PyExc_TypeError, "a quantized tensor's array is not plain");
+        }
+        return false;
+    }
+    bool packed = shape != Py_None;
+    return py_keep(w, object) && py_keep(w, array) &&
+           (packed ? packed_geometry(w, shape, stride, &t) && check_packed(&t, &view)
+                   : fill_geometry(w, &view, &t)) &&
+           enter(w, object, &view, t, slot) &&
+           (scales == Py_None ||
+            (py_keep(w, scales) && py_put(w, scales, &q->scales))) &&
+           (zero_points == Py_None ||
+            (py_keep(w, zero_points) && py_put(w, zero_points, &q->zero_points)));
 }
 
 /* Negative strides, foreign byte order: torch cannot say it, so a copy does. */
@@ -253,13 +367,19 @@ open_group(group *groups, const uint32_t *open, const py_extent *e, size_t items
 static uint32_t
 find_groups(py_writer *w, group *groups, uint32_t *group_of)
 {
-    uint32_t open[LARGEST_ITEM] = {0}; /* by the remainder of their start; + 1 */
+    /* By the remainder of their start; + 1.  Quantized ones apart: only its storage
+     * tells what such a tensor is of. */
+    uint32_t opened[2][LARGEST_ITEM] = {{0}};
     uint32_t count = 0;
     for (uint32_t i = 0; i < w->model.tensor_count; i++) {
         const py_extent *e = &w->extents[i];
         const psd_tensor *t = &w->model.tensors[e->tensor];
         size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
+        uint32_t *open = opened[t->more.quantizer != NULL];
         group *g = e->low == NULL ? NULL : open_group(groups, open, e, itemsize);
+        if (g != NULL && t->more.quantizer != NULL && g->dtype != t->dtype) {
+            g = NULL;
+        }
         if (g == NULL) {
             g = &groups[count++];
             *g = (group){e->low, e->high, 0, t->dtype, false};
@@ -307,8 +427,11 @@ number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t 
         psd_tensor *t = &m->tensors[e->tensor];
         const group *g = &groups[group_of[e->tensor]];
         size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
-        t->offset =
-            e->low == NULL ? 0 : (int64_t)((size_t)(e->low - g->low) / itemsize);
+        if (e->low != NULL) {
+            /* Of packed elements the offset within the first byte is there already. */
+            t->offset += (int64_t)((size_t)(e->low - g->low) / itemsize *
+                                   psd_dtype_per_byte((psd_dtype)t->dtype));
+        }
     }
     return true;
 }

@@ -66,6 +66,13 @@ bool py_remember_object(py_writer *w, PyObject *object, psd_ref ref);
 /* 1: written as a tensor, 0: no array that torch has a dtype for, -1: failed. */
 int py_write_array(py_writer *w, PyObject *object, psd_ref *slot);
 
+/*
+ * Write a quantized tensor, as the Python side tells of it: (array of its integers,
+ * 1-D where several stand in a byte; torch's dtype; flags; shape, stride and offset of
+ * packed ones, else None; scheme; scale; zero point; scales; zero points; axis).
+ */
+bool py_write_quantized(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot);
+
 /* Give every tensor its storage and offset, once all arrays are known. */
 bool py_find_storages(py_writer *w);
 

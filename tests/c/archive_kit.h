@@ -86,7 +86,7 @@ static inline void
 run_archive(opening *o)
 {
     if (o->status == PSD_OK) {
-        o->status = psd_archive_run(&o->archive, &o->err);
+        o->status = psd_archive_run(&o->archive, &o->input, &o->err);
     }
 }
 

@@ -295,7 +295,10 @@ kind_of(kit_record *records, size_t count, psd_archive_kind *kind, const char *p
     if (status == PSD_OK) {
         CHECK(about(t.o.archive.prefix.data, t.o.archive.prefix.size, prefix));
         run_archive(&t.o);
-        CHECK(t.o.status == (*kind == PSD_ARCHIVE_CHECKPOINT ? PSD_OK : PSD_KIND));
+        /* Packages and exports hold several pickles, or none. */
+        bool runs = *kind == PSD_ARCHIVE_CHECKPOINT ||
+                    (*kind == PSD_ARCHIVE_SCRIPT && count > SMALL_COUNT);
+        CHECK(t.o.status == (runs ? PSD_OK : PSD_KIND));
     }
     end_trial(&t);
     return status;
@@ -471,7 +474,9 @@ test_long_names(void)
     (void)snprintf(names[3], sizeof names[3], "%03000u/data.pkl", 7u);
     kit_record deep[] = {record(names[3], PSD_LITERAL(SMALL_PROGRAM))};
     try_records(&t, deep, 1, true);
-    CHECK(says(&t.o, PSD_STORAGE, "a storage has no record in the archive"));
+    /* torch's own room for a name is smaller still: not even the pickle is found. */
+    CHECK(says(&t.o, PSD_KIND,
+               "an archive without a pickle that is to be run by itself"));
     CHECK_UINT(t.o.archive.prefix.size, 3001);
     end_trial(&t);
 }

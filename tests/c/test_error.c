@@ -125,9 +125,15 @@ test_codes_and_families_stay(void)
         {PSD_METHOD, "zip-method", PSD_FAMILY_UNSUPPORTED},
         {PSD_ENCRYPTED, "zip-encrypted", PSD_FAMILY_UNSUPPORTED},
         {PSD_MULTI_DISK, "zip-multi-disk", PSD_FAMILY_UNSUPPORTED},
+        {PSD_STREAM, "legacy-stream", PSD_FAMILY_CORRUPT},
+        {PSD_TAR, "tar-structure", PSD_FAMILY_CORRUPT},
+        {PSD_TAR_MEMBERS, "tar-members", PSD_FAMILY_UNSUPPORTED},
+        {PSD_TAR_TYPE, "tar-member-type", PSD_FAMILY_UNSAFE},
+        {PSD_PATH, "path-escape", PSD_FAMILY_UNSAFE},
+        {PSD_CALL, "pickle-call", PSD_FAMILY_UNSAFE},
+        {PSD_EXTENSION, "pickle-extension", PSD_FAMILY_UNSAFE},
         {PSD_OPCODE, "pickle-opcode", PSD_FAMILY_CORRUPT},
         {PSD_KIND, "archive-kind", PSD_FAMILY_UNSUPPORTED},
-        {PSD_LAYOUT, "tensor-layout", PSD_FAMILY_UNSUPPORTED},
         {PSD_LIMIT, "limit", PSD_FAMILY_LIMIT},
     };
     CHECK_UINT(sizeof rows / sizeof *rows, PSD_STATUS_COUNT);

@@ -342,11 +342,11 @@ an_opcode_is_not_for_us(void)
 {
     const char *registry = "an opcode that needs a registry outside the file";
     CHECK_PICKLE_FAILS("N\x82\x01.",
-                    /*   ^ */ 1, PSD_OPCODE, registry);
+                    /*   ^ */ 1, PSD_EXTENSION, registry);
     CHECK_PICKLE_FAILS("N\x83\x01\x01.",
-                    /*   ^ */ 1, PSD_OPCODE, registry);
+                    /*   ^ */ 1, PSD_EXTENSION, registry);
     CHECK_PICKLE_FAILS("N\x84",
-                    /*   ^ */ 1, PSD_OPCODE, registry);
+                    /*   ^ */ 1, PSD_EXTENSION, registry);
     const char *buffer = "an opcode that needs a buffer outside the file";
     CHECK_PICKLE_FAILS("\x97",
                     /*  ^ */ 0, PSD_OPCODE, buffer);

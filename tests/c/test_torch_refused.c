@@ -236,7 +236,7 @@ static void
 test_metadata_beyond_all_bounds(void)
 {
     char program[4096] = "ctorch._utils\n_rebuild_tensor_v2\n(" WHOLE FALSE_ HOOKS "(";
-    for (unsigned i = 0; i < 33; i++) {
+    for (unsigned i = 0; i < 65; i++) {
         strcat(program, "K\x01K\x01");
     }
     strcat(program, "dt^R.");

@@ -48,10 +48,12 @@ model_with(modelling *m, psd_span program, const psd_limits *limits,
            unsigned long fail_at)
 {
     run_with(&m->r, program, limits, fail_at);
-    psd_model_init(&m->model);
+    psd_model_init(&m->model, check_alloc(&m->r.heap), key);
     m->status = m->r.status;
     if (m->status == PSD_OK) {
-        m->status = psd_torch_read(&m->r.pool, BASE, limits, key, &m->model, &m->r.err);
+        psd_torch_source source = {.dialect = PSD_DIALECT_ZIP, .base = BASE};
+        m->status = psd_torch_read(&m->r.pool, m->r.pickle.root, &source, limits,
+                                   &m->model, &m->r.err);
     }
 }
 
@@ -65,7 +67,7 @@ model(modelling *m, psd_span program)
 static inline void
 finish_model(modelling *m)
 {
-    psd_model_clear(&m->model, check_alloc(&m->r.heap));
+    psd_model_clear(&m->model);
     finish(&m->r);
 }
 

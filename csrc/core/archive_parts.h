@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the archive room offer one another: each container is opened
+ * by one function, and its storages joined with their bytes by another.
+ */
+#ifndef PSD_ARCHIVE_PARTS_H
+#define PSD_ARCHIVE_PARTS_H
+
+#include "archive.h"
+
+PSD_CHECKED psd_status psd_archive_open_zip(psd_archive *archive,
+                                            const psd_input *input, psd_error *err);
+PSD_CHECKED psd_status psd_archive_join_zip(psd_archive *archive, psd_error *err);
+
+PSD_CHECKED psd_status psd_archive_open_stream(psd_archive *archive,
+                                               const psd_input *input, psd_error *err);
+PSD_CHECKED psd_status psd_archive_join_stream(psd_archive *archive,
+                                               const psd_input *input, psd_error *err);
+
+PSD_CHECKED psd_status psd_archive_open_tar(psd_archive *archive,
+                                            const psd_input *input, psd_error *err);
+/* The storages and tensors that the pickle's persistent ids will name; before it is
+ * run. */
+PSD_CHECKED psd_status psd_archive_read_tar(psd_archive *archive,
+                                            const psd_input *input, psd_error *err);
+
+/* See psd_torch_source: the storage in a stream that stands within a pickle. */
+psd_status psd_archive_embedded(void *ctx, psd_span stream, psd_storage *storage,
+                                bool *is_storage, psd_error *err);
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "names.h"
+
+#define FIRST_SLOTS 64u
+
+void
+psd_names_init(psd_names *names, psd_alloc alloc, psd_hash_key key)
+{
+    *names = (psd_names){.alloc = alloc, .key = key};
+}
+
+void
+psd_names_clear(psd_names *names)
+{
+    psd_alloc alloc = names->alloc;
+    if (names->entries != NULL) {
+        alloc.resize(alloc.ctx, names->entries,
+                     names->capacity * sizeof *names->entries, 0);
+    }
+    if (names->slots != NULL) {
+        alloc.resize(alloc.ctx, names->slots, names->slot_count * sizeof *names->slots,
+                     0);
+    }
+    psd_names_init(names, alloc, names->key);
+}
+
+/* The slot of the name, or the free one where it belongs. */
+static uint32_t *
+slot_of(const psd_names *names, psd_span text)
+{
+    uint32_t mask = names->slot_count - 1;
+    uint32_t at = (uint32_t)psd_hash(names->key, text) & mask;
+    while (names->slots[at] != 0 &&
+           !psd_span_equal(names->entries[names->slots[at] - 1].text, text)) {
+        at = (at + 1) & mask;
+    }
+    return &names->slots[at];
+}
+
+uint32_t *
+psd_names_find(const psd_names *names, psd_span text)
+{
+    uint32_t entry = names->slot_count == 0 ? 0 : *slot_of(names, text);
+    return entry == 0 ? NULL : &names->entries[entry - 1].number;
+}
+
+/* At most half of the slots are taken, so a search is short. */
+static bool
+grow_slots(psd_names *names)
+{
+    if (names->count < names->slot_count / 2) {
+        return true;
+    }
+    uint32_t before = names->slot_count;
+    uint32_t count = before == 0 ? FIRST_SLOTS : before * 2;
+    uint64_t size = (uint64_t)count * sizeof *names->slots;
+    if (count < before || size > SIZE_MAX) {
+        return false;
+    }
+    psd_alloc alloc = names->alloc;
+    uint32_t *slots = alloc.resize(alloc.ctx, NULL, 0, (size_t)size);
+    if (slots == NULL) {
+        return false;
+    }
+    memset(slots, 0, (size_t)size);
+    if (names->slots != NULL) {
+        alloc.resize(alloc.ctx, names->slots, before * sizeof *slots, 0);
+    }
+    names->slots = slots;
+    names->slot_count = count;
+    for (uint32_t i = 0; i < names->count; i++) {
+        *slot_of(names, names->entries[i].text) = i + 1;
+    }
+    return true;
+}
+
+bool
+psd_names_add(psd_names *names, psd_span text, uint32_t number)
+{
+    if (!grow_slots(names) ||
+        !psd_grow(names->alloc, (void **)&names->entries, &names->capacity,
+                  (uint64_t)names->count + 1, sizeof *names->entries)) {
+        return false;
+    }
+    names->entries[names->count++] = (psd_name){text, number};
+    *slot_of(names, text) = names->count;
+    return true;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tar.h"
+
+/* Where the fields of a header lie. */
+enum {
+    NAME = 0,
+    NAME_SIZE = 100,
+    SIZE = 124,
+    SIZE_SIZE = 12,
+    CHECKSUM = 148,
+    CHECKSUM_SIZE = 8,
+    TYPE = 156,
+    MAGIC = 257,
+    PREFIX = 345,
+    PREFIX_SIZE = 155,
+};
+
+psd_span
+psd_tar_name(psd_tar_member member)
+{
+    switch (member) {
+    case PSD_TAR_SYS_INFO: return PSD_LITERAL("sys_info");
+    case PSD_TAR_PICKLE: return PSD_LITERAL("pickle");
+    case PSD_TAR_TENSORS: return PSD_LITERAL("tensors");
+    default: return PSD_LITERAL("storages");
+    }
+}
+
+/* ---------------------------------------------------------------- fields */
+
+/* The text of a field, which ends at its first zero or at the field's end. */
+static psd_span
+text_at(const uint8_t *header, size_t at, size_t size)
+{
+    const uint8_t *zero = memchr(header + at, 0, size);
+    return (psd_span){header + at, zero == NULL ? size : (size_t)(zero - header) - at};
+}
+
+/* Octal digits, with blanks or zeros around them. */
+static bool
+octal(const uint8_t *field, size_t size, uint64_t *value)
+{
+    size_t i = 0;
+    bool any = false;
+    *value = 0;
+    while (i < size && field[i] == ' ') {
+        i++;
+    }
+    for (; i < size && field[i] >= '0' && field[i] <= '7'; i++) {
+        if (*value > UINT64_MAX >> 3) {
+            return false;
+        }
+        *value = *value << 3 | (uint64_t)(field[i] - '0');
+        any = true;
+    }
+    return any && (i == size || field[i] == ' ' || field[i] == 0);
+}
+
+/* Large sizes are binary, big-endian, behind a byte of 0x80: GNU's extension. */
+static bool
+size_of(const uint8_t *header, uint64_t *size)
+{
+    const uint8_t *field = header + SIZE;
+    if ((field[0] & 0x80) == 0) {
+        return octal(field, SIZE_SIZE, size);
+    }
+    if (field[0] != 0x80 || field[1] != 0 || field[2] != 0 || field[3] != 0) {
+        return false;
+    }
+    *size = 0;
+    for (size_t i = 4; i < SIZE_SIZE; i++) {
+        *size = *size << 8 | field[i];
+    }
+    return true;
+}
+
+/* The sum of all bytes, those of the sum itself taken as blanks. */
+static bool
+checksum_holds(const uint8_t *header)
+{
+    uint64_t told, sum = 0;
+    for (size_t i = 0; i < PSD_TAR_BLOCK; i++) {
+        bool blank = i >= CHECKSUM && i < CHECKSUM + CHECKSUM_SIZE;
+        sum += blank ? ' ' : header[i];
+    }
+    return octal(header + CHECKSUM, CHECKSUM_SIZE, &told) && told == sum;
+}
+
+static bool
+is_zero(const uint8_t *block)
+{
+    for (size_t i = 0; i < PSD_TAR_BLOCK; i++) {
+        if (block[i] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One of the four, or PSD_TAR_MEMBER_COUNT. */
+static psd_tar_member
+member_named(psd_span name)
+{
+    if (name.size > 2 && name.data[0] == '.' && name.data[1] == '/') {
+        name = (psd_span){name.data + 2, name.size - 2};
+    }
+    if (name.size > 0 && name.data[name.size - 1] == '/') {
+        name.size--; /* as folders are spelled */
+    }
+    for (unsigned i = 0; i < PSD_TAR_MEMBER_COUNT; i++) {
+        if (psd_span_equal(name, psd_tar_name((psd_tar_member)i))) {
+            return (psd_tar_member)i;
+        }
+    }
+    return PSD_TAR_MEMBER_COUNT;
+}
+
+bool
+psd_tar_begins(psd_span head)
+{
+    return head.size >= PSD_TAR_BLOCK && checksum_holds(head.data) &&
+           member_named(text_at(head.data, NAME, NAME_SIZE)) != PSD_TAR_MEMBER_COUNT;
+}
+
+/* ---------------------------------------------------------------- members */
+
+typedef struct {
+    const psd_input *input;
+    psd_tar *tar;
+    psd_error *err;
+    uint64_t next; /* where the next header is */
+    bool ended;    /* by the zeros that end an archive */
+    uint8_t header[PSD_TAR_BLOCK];
+} reader;
+
+static psd_status
+fails(reader *r, psd_status status, psd_span name, const char *sentence)
+{
+    psd_fail(r->err, status, r->next, sentence);
+    return psd_fail_entry(r->err, name);
+}
+
+/* Larger than what writers put before their members: times with fractions. */
+#define EXTENDED_MOST 4096u
+
+static bool
+contains(psd_span text, psd_span part)
+{
+    for (size_t i = 0; part.size <= text.size && i <= text.size - part.size; i++) {
+        if (memcmp(text.data + i, part.data, part.size) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An extended header must not give the next member another name or size: some
+ * readers follow it, and some do not. */
+static psd_status
+check_extended(reader *r, psd_span name, uint64_t size)
+{
+    uint8_t room[EXTENDED_MOST];
+    if (size > sizeof room) {
+        return fails(r, PSD_TAR, name, "an extended header that is all too large");
+    }
+    psd_status status =
+        psd_input_copy(r->input, r->next + PSD_TAR_BLOCK, (size_t)size, room, r->err);
+    psd_span text = {room, (size_t)size};
+    if (status == PSD_OK && (contains(text, PSD_LITERAL("path=")) ||
+                             contains(text, PSD_LITERAL("size=")))) {
+        return fails(r, PSD_TAR, name,
+                     "an extended header gives a member another name or size");
+    }
+    return status;
+}
+
+static psd_status
+enter(reader *r, psd_span name, uint8_t type, uint64_t size)
+{
+    psd_tar_member member = member_named(name);
+    if (type == 'x' || type == 'g') {
+        return check_extended(r, name, size);
+    }
+    if (type == 'L' || type == 'K') {
+        return fails(r, PSD_TAR, name, "a member with a name of more than 100 bytes");
+    }
+    if (psd_leads_out(name)) {
+        return fails(r, PSD_PATH, name, "a member whose name leads out of the folder");
+    }
+    if (member == PSD_TAR_MEMBER_COUNT ||
+        text_at(r->header, PREFIX, PREFIX_SIZE).size > 0) {
+        return PSD_OK;
+    }
+    if (type == '5') {
+        return fails(r, PSD_TAR, name, "a member that is a folder");
+    }
+    if (type != '0' && type != 0 && type != '7') {
+        return fails(r, PSD_TAR_TYPE, name, "a member that is a link or a device");
+    }
+    if (r->tar->offset[member] != 0) {
+        return fails(r, PSD_TAR, name, "a member of this name comes twice");
+    }
+    r->tar->offset[member] = r->next + PSD_TAR_BLOCK;
+    r->tar->size[member] = size;
+    return PSD_OK;
+}
+
+/* One header and its content; *done after the last. */
+static psd_status
+step(reader *r, bool *done)
+{
+    uint64_t left = r->input->size - r->next, size;
+    if (left == 0) {
+        *done = true; /* without the zeros that should follow */
+        return PSD_OK;
+    }
+    if (left < PSD_TAR_BLOCK) {
+        psd_fail(r->err, PSD_TRUNCATED, r->next, "the file ends within a tar header");
+        return psd_fail_numbers(r->err, left, PSD_TAR_BLOCK);
+    }
+    psd_status status =
+        psd_input_copy(r->input, r->next, PSD_TAR_BLOCK, r->header, r->err);
+    if (status != PSD_OK) {
+        return status;
+    }
+    *done = r->ended = is_zero(r->header);
+    if (*done) {
+        return PSD_OK;
+    }
+    psd_span name = text_at(r->header, NAME, NAME_SIZE);
+    if (!checksum_holds(r->header) || !size_of(r->header, &size)) {
+        return fails(r, PSD_TAR, name, "a tar header whose checksum or size is wrong");
+    }
+    if (size > left - PSD_TAR_BLOCK) {
+        fails(r, PSD_TRUNCATED, name, "the file ends within a member");
+        return psd_fail_numbers(r->err, left - PSD_TAR_BLOCK, size);
+    }
+    status = enter(r, name, r->header[TYPE], size);
+    uint64_t blocks = size / PSD_TAR_BLOCK + (size % PSD_TAR_BLOCK != 0);
+    uint64_t room = (left - PSD_TAR_BLOCK) / PSD_TAR_BLOCK;
+    r->next += PSD_TAR_BLOCK +
+               (blocks <= room ? blocks * PSD_TAR_BLOCK : left - PSD_TAR_BLOCK);
+    return status;
+}
+
+psd_status
+psd_tar_read(const psd_input *input, const psd_limits *limits, psd_tar *tar,
+             psd_error *err)
+{
+    reader r = {.input = input, .tar = tar, .err = err};
+    *tar = (psd_tar){.offset = {0}};
+    bool done = false;
+    psd_status status = PSD_OK;
+    for (uint64_t count = 0; status == PSD_OK && !done; count++) {
+        if (count > limits->entries) {
+            psd_fail(err, PSD_LIMIT, r.next, "too many records");
+            return psd_fail_numbers(err, count, limits->entries);
+        }
+        status = step(&r, &done);
+    }
+    for (unsigned i = PSD_TAR_PICKLE; status == PSD_OK && i < PSD_TAR_MEMBER_COUNT;
+         i++) {
+        if (tar->offset[i] == 0) {
+            psd_fail(err, r.ended ? PSD_TAR_MEMBERS : PSD_TRUNCATED, r.next,
+                     "a member of the archive is missing");
+            status = psd_fail_entry(err, psd_tar_name((psd_tar_member)i));
+        }
+    }
+    return status;
+}

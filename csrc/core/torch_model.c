@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "torch.h"
+
+void
+psd_model_init(psd_model *model, psd_alloc alloc, psd_hash_key key)
+{
+    *model = (psd_model){.alloc = alloc};
+    psd_names_init(&model->storage_names, alloc, key);
+    psd_names_init(&model->tensor_names, alloc, key);
+}
+
+void
+psd_model_clear(psd_model *model)
+{
+    psd_alloc alloc = model->alloc;
+    if (model->storages != NULL) {
+        alloc.resize(alloc.ctx, model->storages,
+                     model->storage_capacity * sizeof *model->storages, 0);
+    }
+    if (model->tensors != NULL) {
+        alloc.resize(alloc.ctx, model->tensors,
+                     model->tensor_capacity * sizeof *model->tensors, 0);
+    }
+    if (model->modules != NULL) {
+        alloc.resize(alloc.ctx, model->modules,
+                     model->module_capacity * sizeof *model->modules, 0);
+    }
+    psd_names_clear(&model->storage_names);
+    psd_names_clear(&model->tensor_names);
+    psd_model_init(model, alloc, model->storage_names.key);
+}
+
+bool
+psd_model_reserve(psd_model *model, uint64_t storages, uint64_t tensors)
+{
+    void *s = model->storages, *t = model->tensors;
+    bool done = psd_grow(model->alloc, &s, &model->storage_capacity, storages,
+                         sizeof *model->storages) &&
+                psd_grow(model->alloc, &t, &model->tensor_capacity, tensors,
+                         sizeof *model->tensors);
+    model->storages = s;
+    model->tensors = t;
+    return done;
+}
+
+bool
+psd_model_add_storage(psd_model *model, const psd_storage *storage)
+{
+    if (!psd_model_reserve(model, (uint64_t)model->storage_count + 1, 0)) {
+        return false;
+    }
+    model->storages[model->storage_count++] = *storage;
+    return true;
+}
+
+bool
+psd_model_add_tensor(psd_model *model, const psd_tensor *tensor)
+{
+    if (!psd_model_reserve(model, 0, (uint64_t)model->tensor_count + 1)) {
+        return false;
+    }
+    model->tensors[model->tensor_count++] = *tensor;
+    return true;
+}
+
+uint32_t
+psd_model_find(const psd_model *model, psd_span key)
+{
+    const uint32_t *number = psd_names_find(&model->storage_names, key);
+    return number == NULL ? PSD_NO_STORAGE : *number;
+}
+
+const psd_module *
+psd_model_module(const psd_model *model, psd_ref ref)
+{
+    uint32_t low = 0, high = model->module_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (model->modules[middle].at < ref) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low < model->module_count && model->modules[low].at == ref
+               ? &model->modules[low]
+               : NULL;
+}
