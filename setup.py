@@ -67,6 +67,7 @@ BINDING = [
     "py_describe",
     "py_error",
     "py_info",
+    "py_look",
     "py_module",
     "py_read",
     "py_scan",

@@ -527,5 +527,7 @@ def _scan_text(screen: Screen, report: ScanReport) -> None:
         f"{sum(use.verdict == verdict for use in report.globals):,} {verdict}"
         for verdict in ("plain", "unknown", "dangerous")
     ]
+    if report.errors:
+        counts.append(plural(len(report.errors), "note"))
     verdict = screen.paint(report.verdict, colors.get(report.verdict, GREEN))
     print(f"{verdict}: {screen.signs.dot.join(counts)}; nothing was run")

@@ -1,6 +1,6 @@
 """The extension as a type checker sees it.  Private: users go through pystatedict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Final, Literal, final
 
 import numpy.typing as npt
@@ -162,10 +162,35 @@ def open_archive(
     record: str = "",
 ) -> Archive: ...
 def scan_pickle(
-    program: Buffer, limits: dict[str, int] | None = None, /
-) -> tuple[list[tuple[str, str, int, bool]], list[bytes], int, Exception | None]:
-    """(globals as Archive.globals(), byte strings that look like pickles, bytes up to
-    STOP or 0, the error that ended it).  Nothing is raised for a bad pickle.
+    program: Buffer,
+    limits: dict[str, int] | None = None,
+    watched: Set[tuple[str, str]] | None = None,
+    /,
+) -> tuple[
+    list[tuple[str, str, int, bool, bool]],
+    list[tuple[int, int] | bytes],
+    int,
+    Exception | None,
+    list[tuple[tuple[tuple[str, str], tuple[tuple[Any, ...], ...] | None], int]],
+    int,
+    int,
+    int,
+]:
+    """(globals, bytes within, size, the error or None, calls, bytes walked, depth, left).
+
+    globals: (module, name, position, whether it is called, whether it is passed on).
+    Bytes within are those that may be a pickle or an archive: (position, size), or by
+    themselves where they do not stand so in the program.  size is up to and including
+    STOP, 0 where none was reached.
+
+    calls: ((name, arguments), how often) of the `watched` names, each a pair of module and
+    name.  Arguments are the first four, keywords as items, and ("state", a tuple of such):
+    ("int", n between 0 and 2**60), ("text", it, or None where it is long), ("plain", None) of
+    None, a bool or a float, ("bytes", place in the list of bytes within, from 1, or 0),
+    ("global", its name), ("items", how many, the first of them), ("other", None).
+
+    depth is that of the values in one another, left are those that remain on the stack.
+    Nothing is raised for a bad pickle.
     """
 
 def write(

@@ -123,7 +123,20 @@ _NUMPY_SCALARS = _words(
 )
 
 _NUMPY_MULTIARRAY = frozenset({"_reconstruct", "scalar"})
-_ANY: frozenset[str] = frozenset()  # every name without a dot in it
+_NUMPY_DTYPES = frozenset(
+    kind + "DType"
+    for kind in _words(
+        "Bool Byte UByte Short UShort Int UInt Long ULong LongLong ULongLong Int8 UInt8 Int16 "
+        "UInt16 Int32 UInt32 Int64 UInt64 Float16 Float32 Float64 LongDouble Complex64 "
+        "Complex128 CLongDouble Object Bytes Str String Void DateTime64 TimeDelta64"
+    )
+)
+_ML_DTYPES = _words(
+    "bfloat16 bcomplex32 complex32 float4_e2m1fn float6_e2m3fn float6_e3m2fn float8_e3m4 "
+    "float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz "
+    "float8_e8m0fnu int1 int2 int4 uint1 uint2 uint4"
+)
+
 
 _PLAIN: dict[str, frozenset[str]] = {
     # torch
@@ -186,6 +199,12 @@ _PLAIN: dict[str, frozenset[str]] = {
     "torch._dynamo.decorators": frozenset({"_DimRange"}),
     "torch.distributed._mesh_layout": frozenset({"_FlatLayout", "_MeshLayout"}),
     "torch.distributed._serialization": frozenset({"_Entry"}),
+    # facts about tensors in the .metadata of a distributed checkpoint
+    "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo"}),
+    "torch.distributed.checkpoint.metadata": _words(
+        "Metadata MetadataIndex StorageMeta TensorStorageMetadata BytesStorageMetadata "
+        "ChunkStorageMetadata TensorProperties _MEM_FORMAT_ENCODING"
+    ),
     "torch.distributed.device_mesh": frozenset({"DeviceMesh"}),
     "torch.distributed.tensor": frozenset({"DTensor", "Partial", "Replicate", "Shard"}),
     "torch.distributed.tensor._api": frozenset({"DTensor"}),
@@ -219,7 +238,7 @@ _PLAIN: dict[str, frozenset[str]] = {
     "numpy._core.multiarray": _NUMPY_MULTIARRAY,
     "numpy.core.numeric": frozenset({"_frombuffer"}),
     "numpy._core.numeric": frozenset({"_frombuffer"}),
-    "numpy.dtypes": _ANY,
+    "numpy.dtypes": _NUMPY_DTYPES,
     "numpy.ma.core": frozenset({"_mareconstruct", "MaskedArray"}),
     "numpy.random._pickle": frozenset(
         {"__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"}
@@ -228,7 +247,7 @@ _PLAIN: dict[str, frozenset[str]] = {
     "numpy.random._pcg64": frozenset({"PCG64", "PCG64DXSM"}),
     "numpy.random._philox": frozenset({"Philox"}),
     "numpy.random._sfc64": frozenset({"SFC64"}),
-    "ml_dtypes": _ANY,
+    "ml_dtypes": _ML_DTYPES,
 }
 
 _PATHS = _words("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath")
@@ -239,90 +258,174 @@ for _module in ("pathlib", "pathlib._local"):
 
 # --------------------------------------------------------------------------- dangerous
 #
-# What the public scanners (picklescan, modelscan, fickling) flag, by what it does.
-# Modules whose every name counts, with all below them:
+# What the public scanners (picklescan, modelscan, fickling) flag, by what it does, and
+# what else does the same.  Modules whose every name counts, with all below them:
 
 _MODULES_AT_ALL = _words(
     # processes and the system
-    "os posix nt posixpath ntpath subprocess _posixsubprocess _winapi sys pty shutil signal "
-    "_signal multiprocessing pexpect paramiko fabric sh plumbum winreg msvcrt resource "
-    "atexit mmap tempfile _osx_support _aix_support "
+    "os posix nt posixpath ntpath subprocess _posixsubprocess _winapi sys pty tty termios fcntl "
+    "shutil signal _signal multiprocessing multiprocess pexpect ptyprocess paramiko fabric invoke "
+    "sh plumbum psutil docker winreg msvcrt resource syslog pwd grp spwd nis crypt atexit mmap "
+    "_posixshmem tempfile faulthandler concurrent.futures.process concurrent.futures.thread "
+    "concurrent.interpreters _osx_support _aix_support _android_support _apple_support "
+    "_ios_support "
     # code
     "runpy importlib imp _imp _frozen_importlib _frozen_importlib_external pkgutil zipimport "
-    "codeop pdb bdb cProfile timeit doctest idlelib lib2to3 pydoc _pyrepl pyrepl antigravity "
-    "py_compile compileall gc site sitecustomize usercustomize _interpreters _xxsubinterpreters "
-    "_xxinterpchannels cffi ctypes _ctypes numexpr "
+    "zipapp codeop pdb bdb cProfile pstats timeit doctest unittest idlelib lib2to3 pydoc "
+    "pydoc_data _pyrepl pyrepl rlcompleter readline antigravity turtledemo turtle tkinter "
+    "_tkinter modulefinder py_compile compileall gc site sitecustomize usercustomize sysconfig "
+    "_sitebuiltins annotationlib gettext _interpreters _interpchannels _interpqueues "
+    "_xxsubinterpreters _xxinterpchannels _testcapi _testinternalcapi _testlimitedcapi cffi "
+    "_cffi_backend ctypes _ctypes numexpr pyximport Cython IPython execnet "
+    "test.support test.libregrtest test.regrtest test.script_helper test.test_support "
     # pickles within pickles
-    "pickle _pickle _pickle_compat marshal dill cloudpickle shelve jsonpickle "
+    "pickle _pickle _pickle_compat pickle5 marshal dill cloudpickle pathos shelve jsonpickle "
+    "joblib.externals "
     # packages
-    "pip ensurepip venv distutils setuptools pkg_resources "
+    "pip ensurepip venv virtualenv distutils setuptools pkg_resources "
     # connections
-    "socket _socket ssl _ssl socketserver http.client http.server http.cookiejar urllib.request "
-    "urllib3 requests aiohttp httpx xmlrpc ftplib smtplib imaplib poplib nntplib telnetlib "
-    "webbrowser asyncio asyncore asynchat wsgiref "
+    "socket _socket ssl _ssl select selectors socketserver http.client http.server "
+    "http.cookiejar urllib.request urllib.robotparser urllib3 requests aiohttp httpx xmlrpc "
+    "ftplib smtplib smtpd imaplib poplib nntplib telnetlib netrc webbrowser asyncio _asyncio "
+    "asyncore asynchat wsgiref cgi cgitb "
     # files
-    "tarfile zipfile fileinput sqlite3 _sqlite3 dbm logging.handlers logging.config "
+    "glob linecache filecmp mailbox mailcap tarfile zipfile fileinput sqlite3 _sqlite3 dbm _dbm "
+    "_gdbm logging.handlers logging.config "
     # torch and NumPy
-    "torch.hub torch.package torch.multiprocessing torch.utils.model_zoo "
-    "torch.utils.cpp_extension torch.utils.bottleneck torch.utils.collect_env "
-    "torch.utils._config_module torch.utils.data.datapipes.utils.decoder "
-    "torch._inductor torch._dynamo.guards torch.fx.experimental.symbolic_shapes "
-    "numpy.f2py numpy.distutils numpy.testing numpy.ctypeslib numpy.lib.npyio "
-    "numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl numpy.lib._datasource "
-    "test.support"
+    "torch.hub torch.package torch.multiprocessing torch.onnx.utils torch._weights_only_unpickler "
+    "torch.distributed.elastic torch.distributed.launch torch.distributed.launcher "
+    "torch.distributed.nn.jit torch.distributed.rpc torch.distributed.run "
+    "torch.testing._internal torch.utils.benchmark.utils.cpp_jit "
+    "torch.utils.benchmark.utils.timer torch.utils.benchmark.utils.valgrind_wrapper "
+    "torch.utils.bottleneck "
+    "torch.utils.collect_env torch.utils.cpp_extension torch.utils.hipify "
+    "torch.utils.model_dump torch.utils.model_zoo torch.utils.tensorboard "
+    "torch.utils._config_module torch.utils._cpp_extension_versioner "
+    "torch.utils.data.datapipes.utils.decoder torch._inductor "
+    "torch._dynamo.bytecode_transformation torch._dynamo.codegen torch._dynamo.convert_frame "
+    "torch._dynamo.debug_utils "
+    "torch._dynamo.guards torch._dynamo.package torch._dynamo.precompile_context "
+    "torch._dynamo.repro torch._dynamo.test_case torch._dynamo.testing "
+    "torch._export.serde torch.export.pt2_archive torch.fx.experimental.symbolic_shapes "
+    "numpy.compat numpy.ctypeslib numpy.distutils numpy.f2py numpy.testing numpy._pytesttester "
+    "numpy.lib.npyio numpy.lib._npyio_impl numpy.lib.format numpy.lib._format_impl "
+    "numpy.lib._datasource pandas.io pandas.core.computation scipy.io "
+    "sympy.parsing sympy.utilities.autowrap sympy.utilities.codegen sympy.utilities.lambdify"
 )
+
+# Modules of which only these are harmless.
+_ALL_BUT: dict[str, frozenset[str]] = {
+    "inspect": _words(
+        "Signature Parameter BoundArguments _ParameterKind _empty _void ArgSpec FullArgSpec "
+        "ArgInfo Arguments Attribute"
+    ),
+}
 
 # Modules with harmless names too, or that people also call their own modules.  A name
 # counts whole or as the first part of a dotted one: Profile is Profile.run too.
 _NAMES_OF: dict[str, frozenset[str]] = {
     # getattr is not here: torch.save(model.state_dict, f), without the parentheses, writes
-    # it, and it does nothing alone.  What it is asked to fetch from is judged by its own name.
+    # it, and it does nothing alone.  What it is asked for is judged by _arguments.py.
     "builtins": _words(
         "eval exec execfile compile open file input raw_input apply reload breakpoint __import__ "
         "__build_class__ __loader__ __spec__ globals locals vars setattr delattr "
-        "exit quit help"
+        "exit quit help license credits copyright"
     ),
     "operator": frozenset({"attrgetter", "methodcaller"}),
     "code": frozenset(
         {"InteractiveInterpreter", "InteractiveConsole", "interact", "compile_command"}
     ),
+    "codecs": frozenset({"open"}),
+    "concurrent.futures": frozenset({"ProcessPoolExecutor", "ThreadPoolExecutor"}),
+    # an opcode of its own calls what was added to the registry
+    "copyreg": frozenset(
+        {"add_extension", "remove_extension", "clear_extension_cache", "constructor", "pickle"}
+        | {"_extension_registry", "_extension_cache", "_inverted_registry", "dispatch_table"}
+    ),
+    # these run the source text that they are given
+    "dataclasses": frozenset({"_create_fn", "_FuncBuilder", "make_dataclass"}),
+    "typing": frozenset({"get_type_hints", "_eval_type", "evaluate_forward_ref"}),
     "profile": frozenset({"Profile", "run", "runctx", "main"}),
     "trace": frozenset({"Trace", "main"}),
     "types": frozenset({"CodeType", "FunctionType", "LambdaType"}),
-    "_thread": frozenset({"start_new_thread", "start_new", "interrupt_main"}),
-    "threading": frozenset({"Thread", "Timer"}),
+    "_thread": frozenset(
+        {"start_new_thread", "start_new", "start_joinable_thread", "interrupt_main"}
+    ),
+    "threading": frozenset({"Thread", "Timer", "_start_new_thread", "setprofile", "settrace"}),
     "weakref": frozenset({"finalize"}),
-    "platform": frozenset({"popen", "_syscmd_ver", "_syscmd_file", "_syscmd_uname"}),
-    "uuid": frozenset({"_get_command_stdout", "_popen", "_find_mac"}),
+    "warnings": frozenset({"_getcategory", "_setoption", "_processoptions"}),
+    "platform": _words(
+        "popen architecture libc_ver freedesktop_os_release _syscmd_ver _syscmd_file "
+        "_syscmd_uname _node"
+    ),
+    "uuid": frozenset({"_get_command_stdout", "_popen", "_find_mac", "getnode"}),
     "pipes": frozenset({"Template"}),
-    "unittest": frozenset({"main", "TestProgram"}),
-    "inspect": frozenset({"currentframe", "stack", "trace", "getmodule"}),
     "logging": frozenset({"FileHandler", "basicConfig"}),
     "io": frozenset({"open", "open_code", "FileIO"}),
-    "codecs": frozenset({"open"}),
+    "tokenize": frozenset({"open"}),
+    "wave": frozenset({"open"}),
+    "aifc": frozenset({"open"}),
+    "sunau": frozenset({"open"}),
     "gzip": frozenset({"open", "GzipFile"}),
     "bz2": frozenset({"open", "BZ2File"}),
     "lzma": frozenset({"open", "LZMAFile"}),
-    "joblib": frozenset({"load", "dump"}),
+    "xml.dom.minidom": frozenset({"parse"}),
+    "xml.etree.ElementTree": frozenset({"parse", "iterparse"}),
+    "xml.sax": frozenset({"parse", "make_parser", "_create_parser"}),
+    "joblib": frozenset({"load", "dump", "Memory", "Parallel", "wrap_non_picklable_objects"}),
     "joblib.numpy_pickle": frozenset({"load", "dump", "_unpickle"}),
+    "joblib.numpy_pickle_compat": frozenset({"load_compatibility", "ZNDArrayWrapper"}),
     "yaml": frozenset({"load", "load_all", "unsafe_load", "unsafe_load_all", "full_load"}),
-    "pandas": frozenset({"read_pickle", "eval"}),
-    "pandas.io.pickle": frozenset({"read_pickle", "to_pickle"}),
+    "ruamel.yaml": frozenset({"YAML", "load", "load_all", "round_trip_load"}),
+    "pandas": frozenset(
+        {"eval", "HDFStore", "ExcelFile", "ExcelWriter"}
+        | {f"read_{kind}" for kind in ("pickle", "csv", "table", "fwf", "json", "html", "xml")}
+        | {f"read_{kind}" for kind in ("excel", "hdf", "feather", "parquet", "orc", "sas")}
+        | {f"read_{kind}" for kind in ("spss", "stata", "sql", "sql_query", "sql_table")}
+    ),
+    "sympy": frozenset({"sympify", "parse_expr", "lambdify", "preview"}),
     "sympy.core.sympify": frozenset({"sympify"}),
-    "keras.models": frozenset({"load_model"}),
+    "keras.models": frozenset({"load_model", "model_from_json"}),
+    "tensorflow.keras.models": frozenset({"load_model", "model_from_json"}),
     "numpy": _words(
-        "load save savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex memmap "
-        "DataSource"
+        "load loads save savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex "
+        "memmap DataSource lookfor safe_eval"
     ),
     "numpy.core.multiarray": frozenset({"fromfile"}),
     "numpy.core.memmap": frozenset({"memmap"}),
     "numpy.core.records": frozenset({"fromfile"}),
+    "numpy.core._methods": frozenset({"_dump", "_dumps"}),
+    "numpy.lib.utils": frozenset({"lookfor", "safe_eval", "source"}),
     "torch": frozenset({"load", "save", "from_file", "compile"}),
-    "torch.serialization": frozenset({"load", "save", "_legacy_load", "_load"}),
-    "torch.jit": frozenset({"load", "save", "CompilationUnit", "script"}),
-    "torch.jit._serialization": frozenset({"load", "save", "jit_module_from_flatbuffer"}),
+    "torch.serialization": _words(
+        "load save _legacy_load _legacy_save _load _save _open_file _open_file_like "
+        "_open_zipfile_reader _open_zipfile_writer _open_zipfile_writer_file add_safe_globals "
+        "register_package get_unsafe_globals_in_checkpoint"
+    ),
+    "torch.jit": frozenset(
+        {"load", "save", "CompilationUnit", "script", "jit_module_from_flatbuffer"}
+    ),
+    "torch.jit._serialization": frozenset(
+        {"load", "save", "jit_module_from_flatbuffer", "save_jit_module_to_flatbuffer"}
+    ),
+    "torch.jit._script": frozenset({"CompilationUnit", "script"}),
+    "torch.jit.mobile": frozenset({"_load_for_lite_interpreter"}),
     "torch.jit.unsupported_tensor_ops": frozenset({"execWrapper"}),
-    "torch._C": frozenset({"PyTorchFileReader", "PyTorchFileWriter", "import_ir_module"}),
+    "torch.compiler": frozenset({"load_cache_artifacts", "load_compiled_function"}),
+    "torch.distributed": _words(
+        "init_process_group TCPStore FileStore HashStore PrefixStore launch"
+    ),
+    "torch._C._distributed_c10d": _words("TCPStore FileStore HashStore PrefixStore"),
+    "torch.export": frozenset({"load", "save"}),
+    "torch.onnx": frozenset({"export", "dynamo_export"}),
+    "torch.utils.benchmark": frozenset({"Timer"}),
+    "torch._C": _words(
+        "PyTorchFileReader PyTorchFileWriter import_ir_module import_ir_module_from_buffer "
+        "_import_ir_module_from_package _load_for_lite_interpreter "
+        "_load_for_lite_interpreter_from_buffer _load_jit_module_from_file "
+        "_load_jit_module_from_bytes _load_mobile_module_from_file "
+        "_load_mobile_module_from_bytes _jit_script_compile CompilationUnit ScriptModule"
+    ),
     "torch.ops": frozenset({"load_library"}),
     "torch.classes": frozenset({"load_library"}),
     # these run the source text that the pickle carries
@@ -341,25 +444,48 @@ _NAMES_OF: dict[str, frozenset[str]] = {
 _NAMES_OF["__builtins__"] = _NAMES_OF["builtins"]
 _NAMES_OF["_operator"] = _NAMES_OF["operator"]
 _NAMES_OF["_io"] = _NAMES_OF["_pyio"] = _NAMES_OF["io"]
-_NAMES_OF["numpy._core.multiarray"] = _NAMES_OF["numpy.core.multiarray"]
-_NAMES_OF["numpy._core._multiarray_umath"] = _NAMES_OF["numpy.core.multiarray"]
+for _module in ("numpy._core.multiarray", "numpy._core._multiarray_umath"):
+    _NAMES_OF[_module] = _NAMES_OF["numpy.core.multiarray"]
 _NAMES_OF["numpy.core._multiarray_umath"] = _NAMES_OF["numpy.core.multiarray"]
-_NAMES_OF["numpy._core.memmap"] = _NAMES_OF["numpy.core.memmap"]
-_NAMES_OF["numpy._core.records"] = _NAMES_OF["numpy.core.records"]
+for _module in ("memmap", "records", "_methods"):
+    _NAMES_OF[f"numpy._core.{_module}"] = _NAMES_OF[f"numpy.core.{_module}"]
+_NAMES_OF["numpy.lib._utils_impl"] = _NAMES_OF["numpy.lib.utils"]
 
-# Whatever the module, a name that leads to one of these modules (`torch`, `os.system`)
-# or to one of these attributes (`numpy`, `ndarray.tofile`).
+# Whatever the module, a name that leads to one of these modules (`torch`, `os.system`; a
+# private `_os` leads there too) or to one of these attributes (`numpy`, `ndarray.tofile`).
 _REACHED_MODULES = _words(
     "os posix nt sys subprocess socket shutil runpy importlib pty builtins __builtin__ "
-    "__builtins__ ctypes _ctypes pickle _pickle cPickle marshal operator _operator"
+    "__builtins__ ctypes pickle cPickle marshal operator"
 )
 _REACHED_ATTRIBUTES = _words(
-    "system popen eval exec execfile compile __import__ loads load_library "
-    "runcode runcommand runsource runctx write_text write_bytes unlink rmdir rmtree "
-    "tofile fromfile from_file memmap "
-    "__globals__ __getattribute__ __subclasses__ __code__ __loader__ __spec__ __dict__ "
-    "__bases__ __base__ __mro__ __class__ __self__"
+    "system popen eval exec exec_ execfile compile __import__ loads load_library load_module "
+    "exec_module import_module runcode runcommand runsource runctx open_code "
+    "read_text read_bytes write_text write_bytes unlink rmdir rmtree symlink_to hardlink_to "
+    "tofile fromfile from_file memmap from_pretrained "
+    "func_globals f_globals f_builtins gi_frame cr_frame ag_frame tb_frame"
 )
+# Of names in double underscores, only these lead nowhere.
+_HARMLESS_DUNDERS = _words(
+    "__call__ __getitem__ __contains__ __len__ __iter__ __next__ __eq__ __ne__ __lt__ __le__ "
+    "__gt__ __ge__ __hash__ __str__ __repr__ __add__ __sub__ __mul__ __truediv__ __neg__ "
+    "__version__ __name__ __doc__"
+)
+
+# Libraries that carry the standard library's modules under names of their own:
+# `six.moves.builtins`, `gevent.subprocess`, `eventlet.green.os`.
+_CARRIED = _words(
+    "os posix subprocess socket shutil runpy importlib pty builtins __builtin__ ctypes pickle "
+    "cPickle _pickle cloudpickle dill marshal"
+)
+
+_COMPUTED = "?"  # a part of a name that the pickle does not state, but computes
+
+
+def leads_on(attribute: str) -> bool:
+    """Whether an attribute of whatever object leads to code, files or whole modules."""
+    if attribute[:2] == attribute[-2:] == "__" and attribute not in _HARMLESS_DUNDERS:
+        return True
+    return attribute in _REACHED_ATTRIBUTES or attribute.lstrip("_") in _REACHED_MODULES
 
 
 def verdict(module: str, name: str) -> Verdict:
@@ -369,22 +495,30 @@ def verdict(module: str, name: str) -> Verdict:
     pairs.add((module.strip(), name.strip()))
     if any(_dangerous(*pair) for pair in pairs):
         return "dangerous"
-    return "plain" if _plain(*normalise(module, name)) else "unknown"
+    return "plain" if is_plain(module, name) else "unknown"
 
 
-def _plain(module: str, name: str) -> bool:
-    names = _PLAIN.get(module)
-    return names is not None and (name in names or (names is _ANY and "." not in name))
+def is_plain(module: str, name: str) -> bool:
+    """Whether a global is one of the names that make tensors and plain values."""
+    module, name = normalise(module, name)
+    return name in _PLAIN.get(module, ())
 
 
 def _dangerous(module: str, name: str) -> bool:
-    if _plain(module, name):
+    if name in _PLAIN.get(module, ()):
         return False
+    if _COMPUTED in (module, name):
+        return True
     parts = name.split(".")
     if parts[0] in _NAMES_OF.get(module, ()):
+        return True
+    harmless = _ALL_BUT.get(module)
+    if harmless is not None and parts[0] not in harmless:
+        return True
+    if not _CARRIED.isdisjoint(module.split(".")[1:]):
         return True
     while module:
         if module in _MODULES_AT_ALL:
             return True
         module = module.rpartition(".")[0]
-    return not (_REACHED_MODULES.isdisjoint(parts) and _REACHED_ATTRIBUTES.isdisjoint(parts))
+    return any(leads_on(part) for part in parts)

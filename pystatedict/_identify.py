@@ -19,7 +19,7 @@ from ._errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ._picklelook import looks_like_pickle
+from ._picklelook import is_legacy, looks_like_pickle
 from ._printable import printable
 from ._signatures import FLATBUFFERS, SIGNATURES
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 HEAD = 4096
 TAIL = 65536
 
-_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # torch's, with its STOP
-_TEXT_MAGIC = b"L119547037146038801333356L\n."
 _TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}
 
 _AGAIN = "download or copy the file again, then compare its size or checksum with the source's"
@@ -249,9 +247,7 @@ def _bytes(size: int) -> str:
 
 
 def _legacy(head: bytes) -> Identification | None:
-    # PROTO, from protocol 4 on a FRAME, then the magic number
-    framed = head[:1] == b"\x80" and _MAGIC in (head[2:15], head[11:24])
-    if not framed and not head.startswith(_TEXT_MAGIC):
+    if not is_legacy(head):
         return None
     return Identification(
         "torch-legacy", "a checkpoint in torch's old format, usual before 1.6", _TORCH_AGAIN

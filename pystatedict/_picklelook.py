@@ -24,7 +24,23 @@ _COUNTED = {
 }
 _LINES = {**dict.fromkeys(b"IFLSVPgp", 1), **dict.fromkeys(b"ci", 2)}
 _FIRST = frozenset(b"\x80(NIJKMLFGSTUVXcCB})]\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96")
+_FIRST_OF_NO_WRITER = frozenset(b"P\x82\x83\x84")  # a persistent id, the registry
 _ENOUGH = 16  # opcodes in a row that make sense
+
+_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # torch's, with its STOP
+_TEXT_MAGIC = b"L119547037146038801333356L\n."
+
+
+def is_legacy(head: bytes) -> bool:
+    """Whether these first bytes are those of torch's old format: the magic number's pickle."""
+    # PROTO, from protocol 4 on a FRAME, then the number
+    signed = head[:1] == b"\x80" and _MAGIC in (head[2:15], head[11:24])
+    return signed or head.startswith(_TEXT_MAGIC)
+
+
+def may_begin(head: bytes) -> bool:
+    """Whether some pickle begins with this byte: with an opcode that needs nothing before."""
+    return len(head) > 0 and (head[0] in _FIRST or head[0] in _FIRST_OF_NO_WRITER)
 
 
 def looks_like_pickle(data: bytes, complete: bool) -> bool:
@@ -64,11 +80,8 @@ def looks_like_pickle(data: bytes, complete: bool) -> bool:
     return True
 
 
-def _after(data: bytes, here: int, lenient: bool = False) -> int | None:
-    """Where the opcode after this one is; beyond the data if cut off, None if none.
-
-    With `lenient`, lines may hold anything.
-    """
+def _after(data: bytes, here: int) -> int | None:
+    """Where the opcode after this one is; beyond the data if cut off, None if none."""
     opcode = data[here]
     if opcode in _NO_ARGUMENT:
         return here + 1
@@ -86,8 +99,6 @@ def _after(data: bytes, here: int, lenient: bool = False) -> int | None:
             return len(data) + 1
         line = data[start:end].strip(b"\r")
         start = end + 1
-        if lenient:
-            continue
         if opcode in b"IFLgp" and line.strip(b"0123456789.-+eLinfa"):
             return None
         if opcode == 0x53 and line[:1] not in (b"'", b'"'):
@@ -99,52 +110,3 @@ def _after(data: bytes, here: int, lenient: bool = False) -> int | None:
 
 def _dotted(line: bytes) -> bool:
     return bool(line) and line.decode("latin-1").strip().replace(".", "").isidentifier()
-
-
-def names(data: bytes) -> list[tuple[str, str, int]]:
-    """(module, name, offset) of globals in the opcodes, read one after another.
-
-    For pickles that do not run to their end: nothing is kept on a stack, so the names of
-    a STACK_GLOBAL are the last two texts before it.  The first opcode that is none ends it.
-    """
-    found: list[tuple[str, str, int]] = []
-    texts = ["", ""]
-    here = 0
-    while here < len(data):
-        opcode = data[here]
-        after = _after(data, here, lenient=True)
-        if after is None or after > len(data):
-            break
-        if opcode in b"ci":
-            lines = data[here + 1 : after].split(b"\n")
-            found.append((_decoded(lines[0]), _decoded(lines[1]), here))
-        elif opcode == 0x93:
-            found.append((texts[0], texts[1], here))
-        elif opcode in b"X\x8c\x8dTUVS":
-            start = here + 1 + _COUNTED.get(opcode, 0)
-            texts = [texts[1], _decoded(data[start:after]).strip("\n'\"")]
-        here = after
-    return found
-
-
-def latin_texts(data: bytes) -> list[bytes]:
-    """Pickles that stand as text in a pickle: what `_codecs.encode(text, 'latin1')` makes.
-
-    So protocol 2 stores bytes.  The text is UTF-8: its first character, 0x80, is C2 80.
-    """
-    found = []
-    here = data.find(b"\xc2\x80")
-    while here >= 0:
-        if data[here + 2 : here + 3] in (b"\2", b"\3", b"\4", b"\5"):
-            for opcode, width in ((b"X", 4), (b"\x8c", 1), (b"\x8d", 8)):
-                size = number(data, here - width, width)
-                if data[here - width - 1 : here - width] == opcode and here + size <= len(data):
-                    text = data[here : here + size].decode("utf-8", "ignore")
-                    found.append(text.encode("latin-1", "ignore"))
-                    break
-        here = data.find(b"\xc2\x80", here + 2)
-    return found
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "backslashreplace")

@@ -403,6 +403,17 @@ def test_scan_of_a_dangerous_file(tmp_path, run, monkeypatch):
     assert "\x1b[1;31mdangerous\x1b[0m   called" in out
 
 
+def test_scan_tells_what_it_could_not_look_at(tmp_path, run):
+    path = tmp_path / "cut.pkl"
+    path.write_bytes(pickle.dumps({"a": 1}, 2)[:-2])
+    said = run("scan", str(path))
+    assert said == "unknown: 0 plain · 0 unknown · 0 dangerous · 1 note; nothing was run\n"
+    said = json.loads(run("scan", str(path), "--json"))
+    assert (said["verdict"], len(said["errors"])) == ("unknown", 1)
+    said = json.loads(run("scan", str(tmp_path), "--json"))
+    assert said["errors"][0].startswith("cut.pkl: ")
+
+
 # ------------------------------------------------------- strangers, terminals, pipes
 
 

@@ -4,112 +4,47 @@
 from __future__ import annotations
 
 import _compat_pickle
-import contextlib
+import gzip
 import io
+import json
+import pathlib
 import pickle
-import random
+import re
+import struct
 import subprocess
 import sys
 import tarfile
-import zipfile
+from typing import Any
 
 import pytest
+from scan_kit import (
+    CLEAN,
+    HIDDEN,
+    ID,
+    KEYS,
+    LEGACY,
+    MAGIC,
+    SYS_INFO,
+    SYSTEM,
+    TAR,
+    array_file,
+    hidden_record,
+    payload,
+    tarred,
+    zipped,
+)
 
-from pystatedict._errors import NotACheckpointError, UnsupportedError
+from pystatedict._errors import NotACheckpointError, StateDictError, UnsupportedError
 from pystatedict._globals import _MODULES, _NAMES, normalise, verdict
-from pystatedict._picklelook import latin_texts, names
 from pystatedict._scan import GlobalUse, ScanReport, scan
-
-SYSTEM = b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R."
-CLEAN = b"\x80\x02ccollections\nOrderedDict\n)R."
-MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-ID = pickle.dumps(1001, 2)
-SYS_INFO = pickle.dumps({"protocol_version": 1001, "little_endian": True}, 2)
-KEYS = pickle.dumps(["0"], 2)
-RAW = (2).to_bytes(8, "little") + bytes(8)
-
-
-def zipped(records: dict[str, bytes], **options: object) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", **options) as archive:
-        for name, content in records.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-def tarred(records: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in records.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return file.getvalue()
-
-
-def found(data: bytes) -> set[str]:
-    return {f"{use.module}.{use.name}" for use in scan(data)}
-
-
-# ------------------------------------------------------------------------ where it hides
-
-HIDDEN = {
-    "data.pkl": zipped({"m/data.pkl": SYSTEM}),
-    "deflated": zipped({"m/data.pkl": SYSTEM}, compression=zipfile.ZIP_DEFLATED),
-    "another pickle": zipped({"m/data.pkl": CLEAN, "m/other.pkl": SYSTEM}),
-    "an upper-case name": zipped({"m/data.pkl": CLEAN, "m/other.PKL": SYSTEM}),
-    "a record of no such name": zipped({"m/data.pkl": CLEAN, "m/version": SYSTEM}),
-    "text pickle of no such name": zipped({"m/data.pkl": CLEAN, "m/note": b"cos\nsystem\n(tR."}),
-    "after STOP": zipped({"m/data.pkl": CLEAN + SYSTEM}),
-    "constants.pkl": zipped({"m/data.pkl": CLEAN, "m/constants.pkl": SYSTEM}),
-    "a package": zipped({"m/.data/extern_modules": b"", "m/model/model.pkl": SYSTEM}),
-    "an archive without data.pkl": zipped({"m/config.pkl": SYSTEM}),
-    "an archive within": zipped({"model.pth": zipped({"m/data.pkl": SYSTEM})}),
-    "no top folder": zipped({"data.pkl": SYSTEM}),
-    "bytes before": b"MZ" + bytes(100) + zipped({"m/data.pkl": SYSTEM}),
-    "cut off": zipped({"m/data.pkl": SYSTEM, "m/data/0": bytes(9000)})[:5000],
-    "cut within the pickle": zipped({"m/data.pkl": SYSTEM})[:65],
-    "wrong checksum": zipped({"m/data.pkl": SYSTEM}).replace(b"\x02\0\0\0id", b"\x02\0\0\0xx", 1),
-    "encrypted flag": zipped({"m/data.pkl": SYSTEM}).replace(
-        b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1"
-    ),
-    "encrypted flag and bytes before": b"MZ"
-    + bytes(99)
-    + zipped({"m/data.pkl": SYSTEM}).replace(b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1"),
-    "plain pickle": SYSTEM,
-    "protocol 0": b"cposix\nsystem\n(S'id'\ntR.",
-    "legacy magic": SYSTEM[:-1] + b"0" + MAGIC[2:] + ID + SYS_INFO + CLEAN + KEYS + RAW,
-    "legacy version": MAGIC + SYSTEM + SYS_INFO + CLEAN + KEYS + RAW,
-    "legacy sys_info": MAGIC + ID + SYSTEM + CLEAN + KEYS + RAW,
-    "legacy object": MAGIC + ID + SYS_INFO + SYSTEM + KEYS + RAW,
-    "legacy keys": MAGIC + ID + SYS_INFO + CLEAN + SYSTEM + RAW,
-    "legacy protocol 4": pickle.dumps(0x1950A86A20F9469CFC6C, 4) + ID + SYS_INFO + SYSTEM,
-    "legacy protocol 1": pickle.dumps(0x1950A86A20F9469CFC6C, 1) + SYSTEM[2:],
-    "tar": tarred({"sys_info": CLEAN, "pickle": SYSTEM, "tensors": CLEAN, "storages": CLEAN}),
-    "tar, after raw bytes": tarred(
-        {"pickle": CLEAN, "tensors": CLEAN, "storages": CLEAN + RAW + b"\x80\xff" + SYSTEM}
-    ),
-    "bytes in a pickle": pickle.dumps([SYSTEM], 4),
-    "bytearray in a pickle": pickle.dumps([bytearray(SYSTEM)], 5),
-    "bytes of protocol 2": pickle.dumps([SYSTEM + b"\xff\xfe"], 2),
-    "bytes in bytes in bytes": pickle.dumps(pickle.dumps(pickle.dumps(SYSTEM, 4), 2), 4),
-    "legacy stream in bytes": pickle.dumps(MAGIC + ID + SYS_INFO + SYSTEM, 2),
-    "before damage": SYSTEM[:-1] + b"\xff\xff",
-    "after damage": b"\x80\x02)s" + SYSTEM[2:],
-    "after damage, of protocol 4": b"\x80\x04)s\x8c\x05posix\x94\x8c\x06system\x93)R.",
-    "no STOP": SYSTEM[:-1],
-    "INST": b"\x80\x02(X\x02\0\0\0idiposix\nsystem\n.",
-    "popped": b"\x80\x02cposix\nsystem\n0N.",
-    "a dict's key": b"\x80\x02}cposix\nsystem\nNs.",
-    "STACK_GLOBAL by the memo": b"\x80\x04\x8c\x05posix\x940\x8c\x06system\x94h\0h\1\x93.",
-}
 
 
 @pytest.mark.parametrize("place", HIDDEN)
 def test_a_dangerous_name_is_found(place):
     report = scan(HIDDEN[place])
     assert report.verdict == "dangerous"
-    assert {use.verdict for use in report if "system" in use.name} == {"dangerous"}
+    systems = {use.verdict for use in report if re.search(r"\bsystem$|path\.os", use.name)}
+    assert systems == {"dangerous"}
 
 
 def test_tensors_own_bytes_are_not_taken_for_pickles():
@@ -144,6 +79,12 @@ def test_every_name_once_a_record():
 
 
 def test_clean_and_unknown():
+    assert scan(TAR).verdict == "clean"
+    assert scan(LEGACY).verdict == "clean"
+    assert scan(LEGACY + LEGACY).verdict == "clean"
+    assert scan(gzip.compress(LEGACY)).verdict == "clean"
+    assert scan(zipped({"a.npy": array_file("'<f4'", bytes(4))})).verdict == "clean"
+    assert scan(array_file("'|O'", pickle.dumps([1], 2))).verdict == "clean"
     assert scan(zipped({"m/data.pkl": CLEAN})).verdict == "clean"
     assert scan(b"\x80\x02cmy.models\nNet\n)\x81.").verdict == "unknown"
     assert scan(pickle.dumps({"a": 1})).verdict == "clean"
@@ -160,6 +101,28 @@ def test_clean_and_unknown():
         (zipped({"m/data.pkl": CLEAN, "m/constants.pkl": b"\x80\x02)."}), "code"),
         (tarred({"pickle": CLEAN, "../x": b""}), "leads out"),
         (zipped({"m/data.pkl": CLEAN}).replace(b"OrderedDict", b"OrderedDicx", 1), "checksum"),
+        (
+            zipped({"m/data.pkl": CLEAN}).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
+            "encrypted",
+        ),
+        (MAGIC, "1 of its five"),
+        (MAGIC + ID + SYS_INFO, "3 of its five"),
+        (LEGACY[:-1], "storage"),
+        (CLEAN + b"junk that follows", "no pickle"),
+        (b"\x80\x02](]" + b"N" * 20 + b".", "left on the stack"),
+        (b"\x80\x02N" + b"\x85" * 20_000 + b".", "deep"),
+        (b"\x80\x02\x8b\x88\x13\0\0" + bytes(5000) + b".", "longer than allowed"),
+        (pickle.dumps([1], 2)[:-2], "ends"),
+        (zipped({"m/data.pkl": CLEAN, "m/x.7z": b"7z\xbc\xaf\x27\x1c" + bytes(40)}), "7-Zip"),
+        (zipped({"m/data.pkl": CLEAN, "m/x.zst": b"\x28\xb5\x2f\xfd" + bytes(40)}), "Zstandard"),
+        (zipped({"m/data.pkl": CLEAN, "m/x.so": b"\x7fELF" + bytes(40)}), "program"),
+        (zipped({"m/data.pkl": CLEAN, "m/x.gz": gzip.compress(CLEAN)[:-12]}), "too early"),
+        (zipped({"m/data.pkl": CLEAN, "m/x.gz": b"\x1f\x8b\x08" + bytes(40)}), "damaged"),
+        (zipped({"m/data.pkl": CLEAN, "p/.data/extern_modules": b""}), "code"),
+        (zipped({"m/data.pkl": CLEAN}) + zipped({"n/data.pkl": CLEAN})[:-1], "end"),
+        (tarred({"pickle": CLEAN})[:1024] + b"x" * 512, "read on"),
+        (gzip.compress(zipped({"m/data.pkl": CLEAN}))[:-30], "unpacked"),
+        (hidden_record(CLEAN), "does not name"),
     ],
 )
 def test_what_could_not_be_looked_at_is_never_clean(data, word):
@@ -217,10 +180,14 @@ def test_a_link_in_a_tar_is_told():
         ("builtins", "getattr", "unknown"),
         ("__builtin__", "getattr", "unknown"),
         ("functools", "partial", "unknown"),
-        ("torch.storage", "_load_from_bytes", "unknown"),
+        ("torch.storage", "_load_from_bytes", "unknown"),  # by itself; see below
         ("logging", "getLogger", "unknown"),
         ("collections", "OrderedDict.fromkeys", "unknown"),
         ("numpy.dtypes", "a.b", "unknown"),
+        ("numpy.dtypes", "private", "unknown"),
+        ("inspect", "Signature", "unknown"),
+        ("torch._dynamo.eval_frame", "OptimizedModule", "unknown"),
+        ("my.ops", "load", "unknown"),
         ("code", "Encoder", "unknown"),
         ("trace", "Config", "unknown"),
         ("joblib.numpy_pickle", "NumpyArrayWrapper", "unknown"),
@@ -312,6 +279,36 @@ def test_a_link_in_a_tar_is_told():
         ("torch.jit.unsupported_tensor_ops", "execWrapper", "dangerous"),
         ("my.module", "Class.__init__.__globals__", "dangerous"),
         ("my.module", "Class.__subclasses__", "dangerous"),
+        ("my.module", "__builtins__", "dangerous"),
+        ("numpy.dtypes", "__builtins__", "dangerous"),
+        ("ml_dtypes", "__loader__", "dangerous"),
+        ("collections", "_sys", "dangerous"),
+        ("collections", "_sys.modules", "dangerous"),
+        ("uuid", "os", "dangerous"),
+        ("six.moves.builtins", "eval", "dangerous"),
+        ("six", "exec_", "dangerous"),
+        ("gevent.subprocess", "Popen", "dangerous"),
+        ("copyreg", "add_extension", "dangerous"),
+        ("copy_reg", "add_extension", "dangerous"),
+        ("dataclasses", "_create_fn", "dangerous"),
+        ("typing", "get_type_hints", "dangerous"),
+        ("rlcompleter", "Completer.attr_matches", "dangerous"),
+        ("inspect", "getattr_static", "dangerous"),
+        ("unittest.mock", "_importer", "dangerous"),
+        ("concurrent.futures", "ProcessPoolExecutor", "dangerous"),
+        ("_sitebuiltins", "_Printer", "dangerous"),
+        ("linecache", "getlines", "dangerous"),
+        ("glob", "glob", "dangerous"),
+        ("warnings", "_getcategory", "dangerous"),
+        ("pandas", "read_pickle", "dangerous"),
+        ("pandas.io.common", "get_handle", "dangerous"),
+        ("joblib.externals.loky", "wrap_non_picklable_objects", "dangerous"),
+        ("transformers", "AutoModel.from_pretrained", "dangerous"),
+        ("torch._weights_only_unpickler", "load", "dangerous"),
+        ("torch.distributed.run", "main", "dangerous"),
+        ("torch.serialization", "add_safe_globals", "dangerous"),
+        ("torch.onnx", "export", "dangerous"),
+        ("?", "system", "dangerous"),
     ],
 )
 def test_verdicts(module, name, expected):
@@ -403,7 +400,10 @@ def test_an_index_leads_to_its_shards(tmp_path):
     (tmp_path / "a.bin").write_bytes(HIDDEN["data.pkl"])
     report = scan(index)
     assert [use.record for use in report] == ["a.bin: m/data.pkl"]
-    assert ["gone.bin" in error for error in report.errors] == [True]
+    # The shard outside was left out in silence once; not to have looked is to be told.
+    assert len(report.errors) == 2
+    assert any("gone.bin" in error for error in report.errors)
+    assert any("../b.bin" in error for error in report.errors)
 
 
 def test_what_holds_no_pickle_is_named_for_what_it_is(tmp_path):
@@ -450,41 +450,181 @@ def test_nesting_is_bounded_and_told():
     assert "archives within archives" in scan(archive).errors[0]
 
 
-def test_many_nested_pickles_are_bounded_and_told():
-    many = pickle.dumps([pickle.dumps((i, "x"), 4) for i in range(3000)], 4)
-    assert "not all were looked at" in scan(many).errors[0]
+# ------------------------------------------------------------ what torch is to load
 
 
-def test_a_long_chain_is_bounded_and_told():
-    assert "pickles" in scan(b"\x80\x02N." * 5000).errors[0]
+def test_a_payload_of_tensors_is_plain():
+    report = scan(payload(LEGACY))
+    assert report.verdict == "clean"
+    assert [(str(use), use.verdict) for use in report] == [
+        ("torch.storage._load_from_bytes", "plain"),
+        ("torch.FloatStorage", "plain"),
+    ]
+    archive = zipped({"m/data.pkl": CLEAN, "m/version": b"3\n"})
+    assert scan(payload(archive)).verdict == "clean"
+    many = b"\x80\2](" + payload(LEGACY)[2:-1] * 2000 + b"e."
+    assert scan(many).verdict == "clean"
 
 
-def test_damage_never_makes_it_fail():
-    generator = random.Random(11)
-    for data in HIDDEN.values():
-        for _ in range(60):
-            damaged = bytearray(data)
-            for _ in range(generator.randrange(1, 4)):
-                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
-            with contextlib.suppress(NotACheckpointError, UnsupportedError):
-                str(scan(bytes(damaged[: generator.randrange(len(damaged) + 1)])))
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (payload(SYSTEM), "dangerous"),
+        (payload(MAGIC + ID + SYS_INFO + SYSTEM + KEYS), "dangerous"),
+        (payload(payload(SYSTEM)), "dangerous"),
+        (payload(b"\x80\2cmy.models\nNet\n)\x81."), "unknown"),
+        (payload(MAGIC + ID + SYS_INFO + b"\x80\2cmy\nNet\n)\x81." + KEYS), "unknown"),
+        (payload(CLEAN), "unknown"),  # no checkpoint: torch fails, having run it
+        (payload(LEGACY[:-1]), "unknown"),
+        (payload(b"not a pickle at all"), "unknown"),
+        (payload(b""), "unknown"),
+        (payload(zipped({"m/data.pkl": CLEAN, "m/constants.pkl": CLEAN})), "unknown"),
+        (b"\x80\4ctorch.storage\n_load_from_bytes\nX\1\0\0\0a\x85R.", "unknown"),
+        (b"\x80\4ctorch.storage\n_load_from_bytes\n)R.", "unknown"),
+        (b"\x80\4ctorch.storage\n_load_from_bytes\nN\x85R.", "unknown"),
+        (b"\x80\4ctorch.storage\n_load_from_bytes\n.", "unknown"),
+        # called by another: _rebuild_from_type_v2(_load_from_bytes, ...)
+        (
+            b"\x80\4ctorch._tensor\n_rebuild_from_type_v2\n(ctorch.storage\n_load_from_bytes\n"
+            b"ctorch\nTensor\nB" + struct.pack("<I", len(LEGACY)) + LEGACY + b"\x85}tR.",
+            "unknown",
+        ),
+    ],
+)
+def test_a_payload_is_judged_by_what_it_holds(data, expected):
+    report = scan(data)
+    (use,) = [use for use in report if use.name == "_load_from_bytes"][:1]
+    assert use.verdict == expected
+    assert report.verdict == expected
 
 
-# --------------------------------------------------------------------- pickles as opcodes
+def test_a_payload_that_lies_too_deep_is_not_plain():
+    data = payload(LEGACY)
+    for _ in range(10):
+        data = pickle.dumps(data, 4)
+    assert scan(data).verdict == "unknown"
+    data = LEGACY
+    for _ in range(12):
+        data = payload(data)
+        report = scan(data)
+    assert report.verdict == "unknown"
 
 
-def test_names_reads_on_where_a_machine_would_stop():
-    assert names(b"\x80\x02)scA\nB\n.") == [("A", "B", 4)]
-    assert names(b"\x80\x04\x8c\x01A\x94\x8c\x01B\x93.") == [("A", "B", 9)]
-    assert names(b"(iA b\nB\n.") == [("A b", "B", 1)]
-    assert names(b"\xff") == []
-    assert names(b"cA\nB") == []
+# ------------------------------------------------------------------------ folders and doors
 
 
-def test_latin_texts_finds_the_bytes_of_protocol_2():
-    inner = b"\x80\x04" + bytes(range(256))
-    assert latin_texts(pickle.dumps([inner], 2)) == [inner]
-    assert latin_texts(pickle.dumps([inner[:100]], 2)) == [inner[:100]]
-    assert latin_texts(pickle.dumps("\x80\x02" + "x" * 70_000, 2)) == [b"\x80\x02" + b"x" * 70_000]
-    assert latin_texts(b"\xc2\x80\x02") == []
-    assert latin_texts(b"X\xff\xff\xff\xff\xc2\x80\x02") == []
+def test_a_folder_is_scanned_with_the_folders_in_it(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "m.pth").write_bytes(HIDDEN["data.pkl"])
+    (tmp_path / "a" / "x.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(40))
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    report = scan(tmp_path)
+    assert [use.record for use in report] == ["a/b/m.pth: m/data.pkl"]
+    assert [error.partition(":")[0] for error in report.errors] == ["a/x.7z"]
+
+
+def test_an_index_that_leads_astray(tmp_path):
+    index = tmp_path / "model.bin.index.json"
+    index.write_text('{"weight_map": {"w": 5, "v": "model.bin.index.json", "u": null}}')
+    report = scan(index)
+    assert report.verdict == "unknown"
+    assert len(report.errors) == 2
+    index.write_text('{"weight_map": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "cannot be read" in scan(index).errors[0]
+
+
+def test_files_of_a_distributed_checkpoint(tmp_path):
+    (tmp_path / "__0_0.distcp").write_bytes(
+        zipped({"a/data.pkl": CLEAN})
+        + zipped({"a/data.pkl": SYSTEM})
+        + zipped({"a/data.pkl": CLEAN})
+    )
+    assert scan(tmp_path).verdict == "dangerous"
+    (tmp_path / "__0_0.distcp").write_bytes(zipped({"a/data.pkl": CLEAN}) * 3)
+    assert scan(tmp_path).verdict == "clean"
+
+
+# ---------------------------------------------------------------------------- the corpus
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "corpus" / "open"
+PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "scan.md"
+
+
+def cases() -> list[dict[str, Any]]:
+    manifest = json.loads((SHARED / "manifest.json").read_text(encoding="utf-8"))
+    return list(manifest["cases"])
+
+
+def verdict_of(case: dict[str, Any]) -> str:
+    try:
+        return scan(SHARED / case["path"]).verdict
+    except StateDictError:
+        return "no pickle"
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, tuple[str, str, str]]:
+    """Of each file of the corpus: its group, what is expected of it, and our verdict."""
+    if not SHARED.exists():
+        pytest.skip("no ../shared/corpus beside the project")
+    return {case["path"]: (case["group"], case["expect"], verdict_of(case)) for case in cases()}
+
+
+# Files of a malicious kind that ask for no code: they are odd, and said to be.
+ODD = {
+    "malicious/ext1_legacy.pth",  # the registry of copyreg, which is empty
+    "malicious/prefix_of_allowed_plain.pkl",  # torch._utilsx
+    "malicious/traversal.pth",
+    "malicious/storage_key_path.pth",
+    "malicious-tar/symlink.pth",
+    "malicious-tar/fifo.pth",
+    "malicious-tar/directory.pth",
+    "malicious-tar/traversal.pth",
+    "malicious-script/setstate.pt",  # the code of TorchScript is not looked at
+    "malicious-script/constants_added.pth",
+}
+
+
+def test_nothing_malicious_is_missed(verdicts):
+    missed = {
+        path
+        for path, (group, _, said) in verdicts.items()
+        if "malicious" in group and said != "dangerous"
+    }
+    assert missed == ODD
+    assert {verdicts[path][2] for path in ODD} == {"unknown"}
+
+
+def test_ordinary_checkpoints_are_clean(verdicts):
+    """Whole models, objects of somebody's own and programs are unknown; the rest is clean."""
+    groups = {"custom-module", "library-checkpoints", "objects", "recover-1.13", "real-script"}
+    groups |= {"torchscript", "whole-module", "wrong-way"}
+    for path, (group, expected, said) in verdicts.items():
+        if expected in ("load", "recover"):
+            assert said == "clean" or (group in groups and said == "unknown"), path
+    objects = {path for path, (group, _, _) in verdicts.items() if group == "objects"}
+    assert {path for path in objects if verdicts[path][2] != "clean"} == {
+        "objects/functions.pth",
+        "objects/optimizer_object.pth",
+        "objects/exception.pth",
+        "objects/named_tuple.pth",
+    }
+
+
+def test_what_is_cut_or_overlaps_is_never_clean(verdicts):
+    groups = {"truncated", "overlap", "duplicates", "bounds", "bitflip-pickle", "malicious-tar"}
+    clean = [p for p, (group, _, said) in verdicts.items() if group in groups and said == "clean"]
+    assert clean == []
+
+
+def test_the_table_of_the_page_is_true(verdicts):
+    """Our own columns of docs/scan.md; those of others are as of the day that it names."""
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([^`|]+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE
+    )
+    assert len(rows) > 10
+    for groups, *numbers in rows:
+        said = [verdict for group, _, verdict in verdicts.values() if group in groups.split(", ")]
+        counts = [said.count(word) for word in ("dangerous", "unknown", "clean", "no pickle")]
+        assert [int(n) for n in numbers] == [len(said), *counts], groups

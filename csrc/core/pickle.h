@@ -98,6 +98,13 @@ enum {
 size_t psd_pickle_measure(psd_span program);
 
 /*
+ * Whether bytes, read as pickles one after another, can name anything: opcode by
+ * opcode up to a byte that is none, is there one that names, or one with a text or
+ * bytes that may be a pickle in their turn?  Nothing is run.
+ */
+bool psd_pickle_may_name(psd_span program);
+
+/*
  * A copy of the pickle at `offset`, of which nobody has told the size, in
  * `arena`.  Where it has no STOP before `end`, the copy is all up to there.
  *
@@ -114,6 +121,7 @@ typedef struct {
     psd_ref root;
     uint32_t size;    /* bytes up to and including STOP */
     uint8_t protocol; /* of the last PROTO, 0 if there was none */
+    uint32_t left; /* values on the stack below the root, which honest ones have not */
 } psd_pickle;
 
 /*
@@ -134,6 +142,21 @@ typedef struct {
 PSD_CHECKED psd_status psd_pickle_read(psd_span program, uint64_t base,
                                        const psd_limits *limits, psd_hash_key key,
                                        psd_pool *pool, psd_pickle *out, psd_error *err);
+
+/*
+ * The same for those who want to know all that a program names, whatever is wrong
+ * with it: after what psd_pickle_read refuses this goes on, as readers do that are
+ * less strict.  A name that the program computes, leaves empty or draws out beyond
+ * 1 KiB becomes a global all the same, "?" for what cannot be told, cut where it is
+ * too long.  It ends at STOP, at a byte that is no opcode, or at the end.
+ *
+ * `*walked` is how far it came, in bytes.  The result and `err` are those of the
+ * first failure; out->size is 0 where no STOP was reached.
+ */
+PSD_CHECKED psd_status psd_pickle_follow(psd_span program, uint64_t base,
+                                         const psd_limits *limits, psd_hash_key key,
+                                         psd_pool *pool, psd_pickle *out,
+                                         size_t *walked, psd_error *err);
 
 /*
  * Write `root` and all it refers to as a protocol 2 pickle, with opcodes that

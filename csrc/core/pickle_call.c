@@ -85,6 +85,58 @@ psd_machine_stack_global(psd_machine *m)
                                  psd_new_global(m->pool, module, name, position_of(m)));
 }
 
+/* Cut where it is too long; "?" for one that is missing or was to be computed. */
+static psd_span
+doubtful_name(psd_span name)
+{
+    if (name.size == 0) {
+        return PSD_LITERAL("?");
+    }
+    return (psd_span){name.data,
+                      name.size <= NAME_SIZE_MAX ? name.size : NAME_SIZE_MAX};
+}
+
+static psd_span
+text_at(const psd_machine *m, uint32_t depth)
+{
+    psd_kind kind = psd_machine_kind_at(m, depth);
+    bool is_text = kind == PSD_KIND_TEXT || kind == PSD_KIND_STRING;
+    return is_text ? psd_text_of(psd_value_at(m->pool, m->stack[depth]))
+                   : (psd_span){NULL, 0};
+}
+
+/* The line at `*line`, which is known to end before `end`. */
+static psd_span
+pass_line(const uint8_t **line, const uint8_t *end)
+{
+    const uint8_t *start = *line;
+    const uint8_t *newline = memchr(start, '\n', (size_t)(end - start));
+    *line = newline + 1;
+    return (psd_span){start, (size_t)(newline - start)};
+}
+
+psd_status
+psd_machine_doubtful_global(psd_machine *m)
+{
+    psd_span module, name;
+    if (*m->opcode != PSD_OP_STACK_GLOBAL) {
+        const uint8_t *line = m->opcode + 1;
+        module = pass_line(&line, m->next);
+        name = pass_line(&line, m->next);
+    }
+    else if (psd_machine_holds(m, 2)) {
+        module = text_at(m, m->depth - 2);
+        name = text_at(m, m->depth - 1);
+        m->depth -= 2;
+    }
+    else {
+        module = name = (psd_span){NULL, 0};
+    }
+    return psd_machine_push_born(m,
+                                 psd_new_global(m->pool, doubtful_name(module),
+                                                doubtful_name(name), position_of(m)));
+}
+
 /* --------------------------------------------------------------------- calls */
 
 static psd_status
@@ -169,11 +221,11 @@ psd_machine_build(psd_machine *m)
     if (!psd_machine_holds(m, 2)) {
         return psd_machine_fail_stack(m, 2);
     }
-    if (psd_machine_kind_at(m, m->depth - 2) != PSD_KIND_CALL) {
+    m->depth--;
+    if (psd_machine_kind_at(m, m->depth - 1) != PSD_KIND_CALL) {
         return psd_machine_fail(m, PSD_PICKLE,
                                 "a state for a value that no call has made");
     }
-    m->depth--;
     bool done = psd_build(m->pool, m->stack[m->depth - 1], m->stack[m->depth]);
     return done ? PSD_OK : psd_machine_fail_memory(m);
 }

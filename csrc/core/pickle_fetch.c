@@ -39,6 +39,10 @@ counted_size(uint8_t opcode, const uint8_t *operand)
     case PSD_OP_BINUNICODE8:
     case PSD_OP_BINBYTES8:
     case PSD_OP_BYTEARRAY8: return psd_load_le64(operand);
+    /* The machine refuses these before it looks at an operand. */
+    case PSD_OP_EXT1: return 1;
+    case PSD_OP_EXT2: return 2;
+    case PSD_OP_EXT4: return 4;
     default: return 0;
     }
 }
@@ -61,34 +65,89 @@ line_count(uint8_t opcode)
     }
 }
 
+const uint8_t *
+psd_opcode_end(const uint8_t *opcode, const uint8_t *end)
+{
+    const uint8_t *operand = opcode + 1, *next = operand;
+    if (psd_operand_sizes[*opcode] > end - next) {
+        return NULL;
+    }
+    next += psd_operand_sizes[*opcode];
+    uint64_t counted = counted_size(*opcode, operand);
+    if (counted > (uint64_t)(end - next)) {
+        return NULL;
+    }
+    next += counted;
+    for (unsigned lines = line_count(*opcode); lines > 0; lines--) {
+        const uint8_t *newline = memchr(next, '\n', (size_t)(end - next));
+        if (newline == NULL) {
+            return NULL;
+        }
+        next = newline + 1;
+    }
+    return next;
+}
+
 size_t
 psd_pickle_measure(psd_span program)
 {
     const uint8_t *next = program.data, *end = program.data + program.size;
     while (next < end) {
-        uint8_t opcode = *next++;
-        const uint8_t *operand = next;
-        if (opcode == PSD_OP_STOP) {
-            return (size_t)(next - program.data);
+        if (*next == PSD_OP_STOP) {
+            return (size_t)(next + 1 - program.data);
         }
-        if (psd_operand_sizes[opcode] > end - next) {
+        next = psd_opcode_end(next, end);
+        if (next == NULL) {
             return 0;
-        }
-        next += psd_operand_sizes[opcode];
-        uint64_t counted = counted_size(opcode, operand);
-        if (counted > (uint64_t)(end - next)) {
-            return 0;
-        }
-        next += counted;
-        for (unsigned lines = line_count(opcode); lines > 0; lines--) {
-            const uint8_t *newline = memchr(next, '\n', (size_t)(end - next));
-            if (newline == NULL) {
-                return 0;
-            }
-            next = newline + 1;
         }
     }
     return 0;
+}
+
+/* Texts and bytes shorter than this hold no pickle that does anything. */
+#define PICKLE_SIZE_MIN 3u
+
+static bool
+is_opcode(uint8_t byte)
+{
+    switch (byte) {
+#define CASE(opcode, name) case opcode:
+        PSD_OPCODES(CASE)
+#undef CASE
+        return true;
+    default: return false;
+    }
+}
+
+bool
+psd_pickle_may_name(psd_span program)
+{
+    const uint8_t *next = program.data, *end = program.data + program.size;
+    while (next != NULL && next < end && is_opcode(*next)) {
+        const uint8_t *opcode = next;
+        next = psd_opcode_end(opcode, end);
+        switch (*opcode) {
+        case PSD_OP_GLOBAL:
+        case PSD_OP_INST:
+        case PSD_OP_STACK_GLOBAL:
+        case PSD_OP_EXT1:
+        case PSD_OP_EXT2:
+        case PSD_OP_EXT4:
+        case PSD_OP_STRING: return true;
+        case PSD_OP_BINSTRING:
+        case PSD_OP_SHORT_BINSTRING:
+        case PSD_OP_BINBYTES:
+        case PSD_OP_SHORT_BINBYTES:
+        case PSD_OP_BINBYTES8:
+        case PSD_OP_BYTEARRAY8:
+            if (next != NULL && counted_size(*opcode, opcode + 1) >= PICKLE_SIZE_MIN) {
+                return true;
+            }
+            break;
+        default: break;
+        }
+    }
+    return false;
 }
 
 psd_status

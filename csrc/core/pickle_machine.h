@@ -27,6 +27,9 @@ enum {
 /* Bytes that always follow an opcode; counted texts and lines come after these. */
 extern const uint8_t psd_operand_sizes[256];
 
+/* Where the opcode with its operand ends; NULL if that is beyond `end`. */
+const uint8_t *psd_opcode_end(const uint8_t *opcode, const uint8_t *end);
+
 typedef struct {
     psd_span program;
     uint64_t base; /* of the program, in the file */
@@ -46,6 +49,8 @@ typedef struct {
     uint32_t mark_capacity;
     psd_memo memo;
     uint8_t protocol;
+    bool follows;                     /* go on after a failure, see psd_pickle_follow */
+    psd_error first;                  /* of the failures that were gone on after */
     psd_ref shared[PSD_SHARED_COUNT]; /* 0: not born yet */
 } psd_machine;
 
@@ -214,6 +219,8 @@ psd_status psd_machine_text_line(psd_machine *m, psd_kind kind);
 
 psd_status psd_machine_global(psd_machine *m);
 psd_status psd_machine_stack_global(psd_machine *m);
+/* After one of these two or INST failed: what it names, as far as that can be told. */
+psd_status psd_machine_doubtful_global(psd_machine *m);
 psd_status psd_machine_call(psd_machine *m, psd_call_form form); /* REDUCE, NEWOBJ */
 psd_status psd_machine_newobj_ex(psd_machine *m);
 psd_status psd_machine_inst(psd_machine *m);

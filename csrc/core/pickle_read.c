@@ -156,16 +156,16 @@ fill(psd_machine *m, psd_kind kind, uint32_t from)
     }
     psd_ref target = m->stack[from - 1];
     psd_kind found = psd_kind_of(m->pool, target);
+    const psd_ref *refs = m->stack + from;
+    uint32_t count = m->depth - from;
+    m->depth = from;
     if (found != kind && found != PSD_KIND_CALL) {
         return psd_machine_fail(m, PSD_PICKLE,
                                 "items for a value that does not take them");
     }
-    const psd_ref *refs = m->stack + from;
-    uint32_t count = m->depth - from;
     if (kind == PSD_KIND_DICT && count % 2 != 0) {
         return psd_machine_fail(m, PSD_PICKLE, "a key without a value");
     }
-    m->depth = from;
     bool done = kind == PSD_KIND_DICT ? psd_set(m->pool, target, refs, count)
                                       : psd_append(m->pool, target, refs, count);
     return done ? PSD_OK : psd_machine_fail_memory(m);
@@ -261,28 +261,69 @@ stop(psd_machine *m, psd_pickle *out)
         .root = m->stack[m->depth - 1],
         .size = (uint32_t)(m->next - m->program.data),
         .protocol = m->protocol,
+        .left = m->depth - 1,
     };
     return PSD_OK;
 }
 
 static psd_status
-fail_opcode(psd_machine *m, uint8_t opcode)
+fail_opcode(psd_machine *m, psd_status status, const char *sentence)
+{
+    psd_machine_fail(m, status, sentence);
+    return psd_fail_numbers(m->err, *m->opcode, 0);
+}
+
+/* Does the opcode leave a value of its own on the stack? */
+static bool
+gives_value(uint8_t opcode)
 {
     switch (opcode) {
-    case PSD_OP_EXT1:
-    case PSD_OP_EXT2:
-    case PSD_OP_EXT4:
-        psd_machine_fail(m, PSD_EXTENSION,
-                         "an opcode that needs a registry outside the file");
-        break;
-    case PSD_OP_NEXT_BUFFER:
-    case PSD_OP_READONLY_BUFFER:
-        psd_machine_fail(m, PSD_OPCODE,
-                         "an opcode that needs a buffer outside the file");
-        break;
-    default: psd_machine_fail(m, PSD_PICKLE, "a byte that is no opcode"); break;
+    case PSD_OP_MARK:
+    case PSD_OP_POP:
+    case PSD_OP_POP_MARK:
+    case PSD_OP_PUT:
+    case PSD_OP_BINPUT:
+    case PSD_OP_LONG_BINPUT:
+    case PSD_OP_MEMOIZE:
+    case PSD_OP_APPEND:
+    case PSD_OP_APPENDS:
+    case PSD_OP_SETITEM:
+    case PSD_OP_SETITEMS:
+    case PSD_OP_ADDITEMS:
+    case PSD_OP_BUILD:
+    case PSD_OP_PROTO:
+    case PSD_OP_FRAME:
+    case PSD_OP_READONLY_BUFFER: return false;
+    default: return true;
     }
-    return psd_fail_numbers(m->err, opcode, 0);
+}
+
+/*
+ * After the opcode failed: leave the stack as a machine that is less strict
+ * would, None standing for what cannot be told, and go on behind the operand.
+ * False when that cannot be: no memory, no room, or no end of the operand.
+ */
+static bool
+go_on(psd_machine *m)
+{
+    uint8_t opcode = *m->opcode;
+    const uint8_t *next = psd_opcode_end(m->opcode, m->end);
+    if (m->first.status == PSD_OK) {
+        m->first = *m->err;
+    }
+    if (m->err->status == PSD_NO_MEMORY || psd_pool_full(m->pool) || next == NULL) {
+        return false;
+    }
+    m->next = next;
+    switch (opcode) {
+    case PSD_OP_GLOBAL:
+    case PSD_OP_INST:
+    case PSD_OP_STACK_GLOBAL: return psd_machine_doubtful_global(m) == PSD_OK;
+    default:
+        return !gives_value(opcode) ||
+               psd_machine_push_shared(m, PSD_SHARED_NONE,
+                                       (psd_value){.kind = PSD_KIND_NONE}) == PSD_OK;
+    }
 }
 
 static int64_t
@@ -417,10 +458,21 @@ run(psd_machine *m, psd_pickle *out)
         case PSD_OP_PERSID: status = psd_machine_persid_line(m); break;
         case PSD_OP_BINPERSID: status = psd_machine_binpersid(m); break;
 
-        default: return fail_opcode(m, opcode);
+        case PSD_OP_EXT1:
+        case PSD_OP_EXT2:
+        case PSD_OP_EXT4:
+            status = fail_opcode(m, PSD_EXTENSION,
+                                 "an opcode that needs a registry outside the file");
+            break;
+        case PSD_OP_NEXT_BUFFER:
+        case PSD_OP_READONLY_BUFFER:
+            status = fail_opcode(m, PSD_OPCODE,
+                                 "an opcode that needs a buffer outside the file");
+            break;
+        default: return fail_opcode(m, PSD_PICKLE, "a byte that is no opcode");
         }
-        if (status != PSD_OK) {
-            return status;
+        if (status != PSD_OK && (!m->follows || !go_on(m))) {
+            return m->err->status; /* what kept it from going on, if that was another */
         }
     }
 }
@@ -440,12 +492,37 @@ check_size(const psd_machine *m)
 /* Values made room for in advance, at the most: 16 MiB. */
 #define RESERVE_MOST ((uint64_t)1 << 20)
 
-psd_status
-psd_pickle_read(psd_span program, uint64_t base, const psd_limits *limits,
-                psd_hash_key key, psd_pool *pool, psd_pickle *out, psd_error *err)
+static psd_status
+run_all(psd_machine *m, psd_hash_key key, psd_pickle *out)
 {
-    psd_alloc alloc = pool->arena->alloc;
-    psd_machine m = {
+    psd_alloc alloc = m->pool->arena->alloc;
+    uint64_t size = m->program.size;
+    psd_status status = check_size(m);
+    if (status != PSD_OK) {
+        return status;
+    }
+    /* A state_dict needs about a value for ten bytes of program. */
+    uint64_t guess = size / 8 < RESERVE_MOST ? size / 8 : RESERVE_MOST;
+    if (m->pool->values == NULL && !psd_pool_reserve(m->pool, guess)) {
+        return psd_machine_fail_memory(m);
+    }
+    psd_memo_init(&m->memo, alloc, key);
+    status = run(m, out);
+    psd_memo_clear(&m->memo);
+    if (m->stack != NULL) {
+        alloc.resize(alloc.ctx, m->stack, m->stack_capacity * sizeof *m->stack, 0);
+    }
+    if (m->marks != NULL) {
+        alloc.resize(alloc.ctx, m->marks, m->mark_capacity * sizeof *m->marks, 0);
+    }
+    return status;
+}
+
+static psd_machine
+machine_for(psd_span program, uint64_t base, const psd_limits *limits, psd_pool *pool,
+            psd_error *err)
+{
+    return (psd_machine){
         .program = program,
         .base = base,
         .limits = limits,
@@ -455,24 +532,31 @@ psd_pickle_read(psd_span program, uint64_t base, const psd_limits *limits,
         .next = program.data,
         .end = program.data + program.size,
     };
+}
+
+psd_status
+psd_pickle_read(psd_span program, uint64_t base, const psd_limits *limits,
+                psd_hash_key key, psd_pool *pool, psd_pickle *out, psd_error *err)
+{
+    psd_machine m = machine_for(program, base, limits, pool, err);
     *out = (psd_pickle){.root = 0};
-    psd_status status = check_size(&m);
-    if (status != PSD_OK) {
-        return status;
-    }
-    /* A state_dict needs about a value for ten bytes of program. */
-    uint64_t guess = program.size / 8 < RESERVE_MOST ? program.size / 8 : RESERVE_MOST;
-    if (pool->values == NULL && !psd_pool_reserve(pool, guess)) {
-        return psd_machine_fail_memory(&m);
-    }
-    psd_memo_init(&m.memo, alloc, key);
-    status = run(&m, out);
-    psd_memo_clear(&m.memo);
-    if (m.stack != NULL) {
-        alloc.resize(alloc.ctx, m.stack, m.stack_capacity * sizeof *m.stack, 0);
-    }
-    if (m.marks != NULL) {
-        alloc.resize(alloc.ctx, m.marks, m.mark_capacity * sizeof *m.marks, 0);
+    return run_all(&m, key, out);
+}
+
+psd_status
+psd_pickle_follow(psd_span program, uint64_t base, const psd_limits *limits,
+                  psd_hash_key key, psd_pool *pool, psd_pickle *out, size_t *walked,
+                  psd_error *err)
+{
+    psd_machine m = machine_for(program, base, limits, pool, err);
+    m.follows = true;
+    *out = (psd_pickle){.root = 0};
+    psd_status status = run_all(&m, key, out);
+    *walked = (size_t)(m.next - m.program.data);
+    /* The failure that matters is the first; but for one that is the host's. */
+    if (m.first.status != PSD_OK && status != PSD_NO_MEMORY) {
+        *err = m.first;
+        status = m.first.status;
     }
     return status;
 }

@@ -41,53 +41,6 @@ fail_memory(const walk *w)
     return psd_fail(w->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
 }
 
-/* ------------------------------------------------------------------ children */
-
-static uint64_t
-child_count(const psd_value *value)
-{
-    switch (value->kind) {
-    case PSD_KIND_TUPLE:
-    case PSD_KIND_LIST:
-    case PSD_KIND_DICT:
-    case PSD_KIND_SET:
-    case PSD_KIND_FROZENSET: return value->count;
-    case PSD_KIND_PERSID: return 1;
-    case PSD_KIND_CALL: {
-        const psd_call *call = value->as.call;
-        return (uint64_t)psd_call_part_count(call) + call->append_count +
-               call->item_count + (call->state != 0);
-    }
-    default: return 0;
-    }
-}
-
-/* In the order in which they are written. */
-static psd_ref
-call_child(const psd_call *call, uint64_t at)
-{
-    uint32_t parts = psd_call_part_count(call);
-    if (at < parts) {
-        return psd_call_part(call, at);
-    }
-    at -= parts;
-    if (at < call->append_count) {
-        return call->appends[at];
-    }
-    at -= call->append_count;
-    return at < call->item_count ? call->items[at] : call->state;
-}
-
-static psd_ref
-child_at(const psd_value *value, uint64_t at)
-{
-    switch (value->kind) {
-    case PSD_KIND_PERSID: return value->as.ref;
-    case PSD_KIND_CALL: return call_child(value->as.call, at);
-    default: return value->as.items[at];
-    }
-}
-
 /* -------------------------------------------------------------------- checks */
 
 static psd_status
@@ -214,7 +167,7 @@ meet(walk *w, psd_ref ref, bool *seen)
         return status;
     }
     use_words(w, value, seen);
-    if (child_count(value) > 0) {
+    if (psd_child_count(value) > 0) {
         return enter(w, ref, note);
     }
     note->order = DONE;
@@ -252,11 +205,11 @@ visit_all(walk *w, psd_ref root)
     while (status == PSD_OK && w->depth > 0) {
         visit *top = &w->visits[w->depth - 1];
         const psd_value *value = psd_value_at(w->survey->pool, top->ref);
-        if (top->next == child_count(value)) {
+        if (top->next == psd_child_count(value)) {
             leave(w);
         }
         else {
-            status = meet(w, child_at(value, top->next++), seen);
+            status = meet(w, psd_child_at(value, top->next++), seen);
         }
     }
     return status;

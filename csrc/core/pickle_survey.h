@@ -57,17 +57,4 @@ psd_is_inline(const psd_value *value)
            (value->kind == PSD_KIND_TUPLE && value->count == 0);
 }
 
-/* The parts of a call that exist before it: callable, arguments, keywords. */
-static inline uint32_t
-psd_call_part_count(const psd_call *call)
-{
-    return call->form == PSD_CALL_NEWOBJ_EX ? 3 : 2;
-}
-
-static inline psd_ref
-psd_call_part(const psd_call *call, uint64_t at)
-{
-    return at == 0 ? call->callable : at == 1 ? call->args : call->kwargs;
-}
-
 #endif

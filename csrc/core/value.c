@@ -293,3 +293,151 @@ psd_new_items(psd_pool *pool, psd_kind kind, const psd_ref *refs, uint32_t count
     }
     return filled ? ref : 0;
 }
+
+/* ----------------------------------------------------------------- children */
+
+uint64_t
+psd_child_count(const psd_value *value)
+{
+    switch (value->kind) {
+    case PSD_KIND_TUPLE:
+    case PSD_KIND_LIST:
+    case PSD_KIND_DICT:
+    case PSD_KIND_SET:
+    case PSD_KIND_FROZENSET: return value->count;
+    case PSD_KIND_PERSID: return 1;
+    case PSD_KIND_CALL: {
+        const psd_call *call = value->as.call;
+        return (uint64_t)psd_call_part_count(call) + call->append_count +
+               call->item_count + (call->state != 0);
+    }
+    default: return 0;
+    }
+}
+
+static psd_ref
+call_child(const psd_call *call, uint64_t at)
+{
+    uint32_t parts = psd_call_part_count(call);
+    if (at < parts) {
+        return psd_call_part(call, at);
+    }
+    at -= parts;
+    if (at < call->append_count) {
+        return call->appends[at];
+    }
+    at -= call->append_count;
+    return at < call->item_count ? call->items[at] : call->state;
+}
+
+psd_ref
+psd_child_at(const psd_value *value, uint64_t at)
+{
+    switch (value->kind) {
+    case PSD_KIND_PERSID: return value->as.ref;
+    case PSD_KIND_CALL: return call_child(value->as.call, at);
+    default: return value->as.items[at];
+    }
+}
+
+void
+psd_find_uses(const psd_pool *pool, uint8_t *uses)
+{
+    for (psd_ref ref = 1; ref <= pool->count; ref++) {
+        const psd_value *value = psd_value_at(pool, ref);
+        bool is_call = value->kind == PSD_KIND_CALL;
+        uint64_t count = psd_child_count(value);
+        for (uint64_t at = 0; at < count; at++) {
+            /* A call's first part is what it calls. */
+            uses[psd_child_at(value, at)] |=
+                is_call && at == 0 ? PSD_USED_CALLED : PSD_USED_PASSED;
+        }
+    }
+    for (uint32_t i = 0; i < pool->event_count; i++) {
+        if (pool->events[i].kind == PSD_EVENT_BUILD) {
+            uses[pool->events[i].first] |= PSD_USED_PASSED;
+        }
+    }
+}
+
+/* --------------------------------------------------------------------- depth */
+
+/* A value on the way from the root, and its child that comes next. */
+typedef struct {
+    psd_ref ref;
+    uint64_t next;
+} step;
+
+typedef struct {
+    const psd_pool *pool;
+    uint32_t *depths; /* by number; 0: not met, 1: met */
+    step *steps;
+    uint32_t count;
+    uint32_t capacity;
+} descent;
+
+static bool
+enter(descent *d, psd_ref ref, psd_alloc alloc)
+{
+    void *steps = d->steps;
+    bool done =
+        psd_grow(alloc, &steps, &d->capacity, (uint64_t)d->count + 1, sizeof *d->steps);
+    d->steps = steps;
+    if (done) {
+        d->depths[ref] = 1;
+        d->steps[d->count++] = (step){.ref = ref};
+    }
+    return done;
+}
+
+static void
+leave(descent *d)
+{
+    uint32_t depth = d->depths[d->steps[--d->count].ref];
+    if (d->count > 0) {
+        uint32_t *above = &d->depths[d->steps[d->count - 1].ref];
+        *above = *above > depth ? *above : depth + 1;
+    }
+}
+
+static bool
+descend(descent *d, psd_ref root, psd_alloc alloc)
+{
+    bool done = enter(d, root, alloc);
+    while (done && d->count > 0) {
+        step *top = &d->steps[d->count - 1];
+        const psd_value *value = psd_value_at(d->pool, top->ref);
+        if (top->next == psd_child_count(value)) {
+            leave(d);
+            continue;
+        }
+        psd_ref child = psd_child_at(value, top->next++);
+        uint32_t *above = &d->depths[top->ref], below = d->depths[child];
+        if (below == 0) {
+            done = enter(d, child, alloc);
+        }
+        else {
+            *above = *above > below ? *above : below + 1;
+        }
+    }
+    return done;
+}
+
+bool
+psd_find_depth(const psd_pool *pool, psd_ref root, psd_alloc alloc, uint32_t *depth)
+{
+    descent d = {.pool = pool};
+    size_t size = ((size_t)pool->count + 1) * sizeof *d.depths;
+    d.depths = alloc.resize(alloc.ctx, NULL, 0, size);
+    if (d.depths == NULL) {
+        return false;
+    }
+    memset(d.depths, 0, size);
+    bool done = descend(&d, root, alloc);
+    *depth = done ? d.depths[root] : 0;
+    if (d.steps != NULL) {
+        alloc.resize(alloc.ctx, d.steps, d.capacity * sizeof *d.steps, 0);
+    }
+    alloc.resize(alloc.ctx, d.depths, size, 0);
+    return done;
+}

@@ -166,6 +166,43 @@ PSD_CHECKED bool psd_set(psd_pool *pool, psd_ref target, const psd_ref *refs,
                          uint32_t count);
 PSD_CHECKED bool psd_build(psd_pool *pool, psd_ref target, psd_ref state);
 
+/* The parts of a call that exist before it: callable, arguments, keywords. */
+static inline uint32_t
+psd_call_part_count(const psd_call *call)
+{
+    return call->form == PSD_CALL_NEWOBJ_EX ? 3 : 2;
+}
+
+static inline psd_ref
+psd_call_part(const psd_call *call, uint64_t at)
+{
+    return at == 0 ? call->callable : at == 1 ? call->args : call->kwargs;
+}
+
+/*
+ * The values that a value refers to, in the order in which a pickle writes them:
+ * items, a persistent id's id, the parts of a call and what it was filled with.
+ */
+uint64_t psd_child_count(const psd_value *value);
+psd_ref psd_child_at(const psd_value *value, uint64_t at);
+
+/* What is done with a value. */
+enum {
+    PSD_USED_CALLED = 1, /* it is the callable of a call */
+    PSD_USED_PASSED = 2, /* it stands within another value: an item, an argument, ... */
+};
+
+/* Tell of every value what is done with it: uses[0 .. pool->count], all 0 before.
+ * States that a later BUILD replaced count as well. */
+void psd_find_uses(const psd_pool *pool, uint8_t *uses);
+
+/*
+ * How many values deep `root` is: 1 of a text, 2 of a list of texts.  A way that
+ * leads back to itself ends there.  False when there is no memory.
+ */
+PSD_CHECKED bool psd_find_depth(const psd_pool *pool, psd_ref root, psd_alloc alloc,
+                                uint32_t *depth);
+
 /* The bytes of a LONG, TEXT, STRING, BYTES or BYTEARRAY. */
 static inline psd_span
 psd_text_of(const psd_value *value)

@@ -289,8 +289,8 @@ static PyMethodDef methods[] = {
          "'pickle' for one by itself, or 'records' for any zip archive; record names "
          "the pickle within a zip archive.")},
     {"scan_pickle", py_scan_pickle, METH_VARARGS,
-     PyDoc_STR("scan_pickle($module, program, limits=None, /)\n--\n\n"
-               "Globals, nested pickles, size and error of one pickle.")},
+     PyDoc_STR("scan_pickle($module, program, limits=None, watched=None, /)\n--\n\n"
+               "Globals, bytes within, size, error and calls of one pickle.")},
     {"write", (PyCFunction)(void (*)(void))py_write, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "write($module, /, obj, sink, values, *, checksum=True, "

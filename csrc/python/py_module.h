@@ -107,6 +107,30 @@ PyObject *py_scan_pickle(PyObject *module, PyObject *args);
 /* [(module, name, position, called), ...] of a pool, each once. */
 PyObject *py_globals(const psd_pool *pool, uint64_t base, bool unknown_only);
 
+/* -------------------------------------------------------------------- py_look.c */
+
+/* (module, name), a new reference. */
+PyObject *py_global_key(const psd_global *global);
+
+/* A look into a pickle that was run. */
+typedef struct {
+    const psd_pool *pool;
+    psd_span program;
+    uint32_t *numbers; /* by value: its place in `nested` + 1, or 0; see is_watched */
+    PyObject *nested;  /* [(offset, size) within the program, or bytes, ...] */
+    PyObject *watched; /* {(module, name), ...}, or None */
+    PyObject *keys;    /* of the calls: {(module, name): the same} */
+    PyObject *calls;   /* {((module, name), arguments): how many} */
+} py_look;
+
+/* False with an exception set; clear it in any case. */
+bool py_look_init(py_look *look, const psd_pool *pool, psd_span program,
+                  PyObject *watched);
+void py_look_clear(py_look *look);
+
+/* Fill `nested`, and `calls` if anything is watched; false with an exception set. */
+bool py_look_find(py_look *look);
+
 /* -------------------------------------------------------------------- py_tree.c */
 
 /* {dotted name: TensorInfo} below a value, in file order. */
