@@ -505,7 +505,7 @@ def is_plain(module: str, name: str) -> bool:
 
 
 def _dangerous(module: str, name: str) -> bool:
-    if name in _PLAIN.get(module, ()):
+    if is_plain(module, name):
         return False
     if _COMPUTED in (module, name):
         return True

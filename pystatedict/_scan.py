@@ -94,7 +94,7 @@ class ScanReport(_Frozen):
 
     Attributes:
         globals: every distinct name of every pickle, in file order.
-        errors: what could not be read, and what else is odd, as lines of text.
+        errors: what could not be looked at, and what else is odd, as lines of text.
         verdict: ``"dangerous"`` if any name is; ``"unknown"`` if any name is or something
             could not be read; else ``"clean"``.
     """
@@ -147,16 +147,25 @@ class ScanReport(_Frozen):
 def scan(f: Anything) -> ScanReport:
     """List every name that the pickles of a file mention, and judge each; run nothing.
 
-    Looks into every pickle of a zip archive (not only data.pkl), into the pickles of
-    torch's older formats and of plain pickle files, and into pickles within pickles.
-    Damaged files are read as far as they go.
+    A file is looked at in every way in which some reader may take it: all pickles of zip
+    archives, of torch's older formats and of plain files, and what is within them, such as
+    bytes that are pickles or archives in their turn.  Damaged ones are read as far as they
+    go.  At most 32 MiB and sixteen times the file's size are looked at; what is left out
+    then is noted.  docs/scan.md tells what is looked at, and what the verdicts mean.
 
-    `f` is a path, a file object or bytes; of a folder, its files are scanned.  What holds
-    no pickle at all raises `NotACheckpointError` or `UnsupportedError`.
+    Args:
+        f: a path, a file object or bytes; of a folder, all files in it are scanned.
 
-        report = scan("model.pth")
-        if report.verdict == "dangerous":
-            print(report)
+    Returns:
+        A `ScanReport`.  Its verdict is ``"clean"`` only if every name is plain and
+        everything was looked at.
+
+    Raises:
+        NotACheckpointError, UnsupportedError: the file holds no pickle and no archive.
+
+    >>> report = scan(b"cos\\nsystem\\n(S'echo gotcha'\\ntR.")
+    >>> report.verdict, [str(use) for use in report]
+    ('dangerous', ['os.system'])
     """
     scanner = Scanner()
     if isinstance(f, (str, os.PathLike)) and os.path.isdir(f):

@@ -259,6 +259,52 @@ every_allocation_may_fail(void)
     free((void *)program.data);
 }
 
+static void
+bytes_that_can_name_are_told(void)
+{
+    static const psd_span can[] = {
+        PSD_LITERAL("cm\nn\n."),
+        PSD_LITERAL("(im\nn\n."),
+        PSD_LITERAL("\x8C\1m\x8C\1n\x93."),
+        PSD_LITERAL("\x82\1."),
+        PSD_LITERAL("\x83\1\1."),
+        PSD_LITERAL("\x84\1\1\1\1."),
+        PSD_LITERAL("\x80\4]](K\1cm"),
+        PSD_LITERAL("N.N.cm\nn\n."),
+        PSD_LITERAL("C\3cm\n."),
+        PSD_LITERAL("U\3cm\n."),
+        PSD_LITERAL("S'x'\n."),
+        PSD_LITERAL("B\3\0\0\0abc."),
+        PSD_LITERAL("T\3\0\0\0abc."),
+        PSD_LITERAL("\x8E\3\0\0\0\0\0\0\0abc."),
+        PSD_LITERAL("\x96\3\0\0\0\0\0\0\0abc."),
+    };
+    static const psd_span cannot[] = {
+        PSD_LITERAL(""),
+        PSD_LITERAL("."),
+        PSD_LITERAL("N.N."),
+        PSD_LITERAL("C\2cm."), /* too short to do anything */
+        PSD_LITERAL("X\4\0\0\0cm\nn."),
+        PSD_LITERAL("\xFFcm\nn\n."),
+        PSD_LITERAL("Vcm\nF1\n\xFF"),
+        PSD_LITERAL("X\xFF\0\0\0cm\nn\n."), /* runs past the end, as does the next */
+        PSD_LITERAL("C\xFF"
+                    "cm\nn\n."),
+        PSD_LITERAL("Vcm"),
+        PSD_LITERAL("J\1"),
+    };
+    for (size_t i = 0; i < LENGTH(can); i++) {
+        check_guarded g = check_guard(can[i].data, can[i].size);
+        CHECK(psd_pickle_may_name((psd_span){g.data, g.size}));
+        check_unguard(&g);
+    }
+    for (size_t i = 0; i < LENGTH(cannot); i++) {
+        check_guarded g = check_guard(cannot[i].data, cannot[i].size);
+        CHECK(!psd_pickle_may_name((psd_span){g.data, g.size}));
+        check_unguard(&g);
+    }
+}
+
 /* Whatever a byte is changed to: nothing is read beyond the end, and it ends. */
 static void
 damaged_programs_do_no_harm(void)
@@ -299,6 +345,7 @@ main(void)
     RUN(doubtful_names_are_kept);
     RUN(limits_are_kept);
     RUN(every_allocation_may_fail);
+    RUN(bytes_that_can_name_are_told);
     RUN(damaged_programs_do_no_harm);
     return check_report();
 }
