@@ -24,6 +24,7 @@ _HOMES = {
     ),
     "_identify": ("identify",),
     "_into": ("IncompatibleKeys", "load_state_dict"),
+    "_keys": ("TensorKey",),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("scan",),
     "_sidecar": ("load_trainable", "save_trainable"),
@@ -38,9 +39,9 @@ __all__ = [
     "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
     "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
     "QuantizedTensor", "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict",
-    "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass", "TruncatedError",
-    "UnsafePickleError", "UnsupportedError", "identify", "items", "load", "load_state_dict",
-    "load_trainable", "open", "save", "save_trainable", "scan",
+    "StateDictError", "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass",
+    "TruncatedError", "UnsafePickleError", "UnsupportedError", "identify", "items", "load",
+    "load_state_dict", "load_trainable", "open", "save", "save_trainable", "scan",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     )
     from pystatedict._identify import identify
     from pystatedict._into import IncompatibleKeys, load_state_dict
+    from pystatedict._keys import TensorKey
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import scan
     from pystatedict._sidecar import load_trainable, save_trainable
