@@ -60,10 +60,10 @@ def scalar(dtype: Any = None, data: Any = None) -> Any:
         # A row with objects in it stands in its pickle as an array of no dimensions.
         tell(type(data) is np.ndarray and data.shape == () and data.dtype == dtype)
         return data[()]
-    raw = raw_bytes(data, dtype.itemsize, "numpy scalar")
+    raw = _raw(data, dtype, 1, "numpy scalar")
     if dtype.itemsize == 0:
         return np.zeros((), dtype)[()]
-    return _checked(np.frombuffer(raw, dtype, count=1), "numpy scalar")[0]
+    return np.frombuffer(raw, dtype, count=1)[0]
 
 
 # ------------------------------------------------------------------ arrays
@@ -86,12 +86,15 @@ def _count_of(shape: Any, dtype: Any) -> int:
     return count
 
 
-def _checked(flat: Any, name: str) -> Any:
-    """Text of characters that exist: NumPy finds out when one is looked at."""
-    if flat.dtype.kind == "U":
-        points = flat.view(flat.dtype.str[0] + "u4")
-        expect(bool((points <= sys.maxunicode).all()), name, "characters that do not exist")
-    return flat
+def _raw(data: Any, dtype: Any, count: int, name: str) -> bytes:
+    """The bytes of so many elements; in text only characters that exist."""
+    raw = raw_bytes(data, count * dtype.itemsize, name)
+    if dtype.kind == "U":  # NumPy finds out when one is looked at
+        try:
+            raw.decode("utf-32-be" if dtype.str[0] == ">" else "utf-32-le", "surrogatepass")
+        except UnicodeDecodeError:
+            raise wrong(name, "characters that do not exist") from None
+    return raw
 
 
 def _shaped(flat: Any, shape: tuple[int, ...], order: str) -> Any:
@@ -115,8 +118,8 @@ def _of_bytes(
 ) -> Any:
     import numpy as np
 
-    raw = raw_bytes(data, count * dtype.itemsize, name)
-    flat = _checked(np.frombuffer(bytearray(raw), dtype), name) if raw else np.empty(count, dtype)
+    raw = _raw(data, dtype, count, name)
+    flat = np.frombuffer(bytearray(raw), dtype) if raw else np.empty(count, dtype)
     return _shaped(flat, shape, "F" if fortran else "C")
 
 

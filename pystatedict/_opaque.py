@@ -104,10 +104,11 @@ class Opaque:
 
     def __contains__(self, key: object) -> bool:
         # Arrays are not asked whether they equal something: each element would answer.
-        return key in self.items or any(
+        found = any(
             part is key or (not hasattr(type(part), "__array__") and part == key)
             for part in self.appends
         )
+        return found or (bool(self.items) and key in self.items)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items or self.appends)

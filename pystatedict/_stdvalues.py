@@ -10,7 +10,6 @@ from pystatedict._opaque import Unbuilt
 
 # Python itself spells and reads integers of so many digits, not of more.
 _DIGITS_MOST = 4300
-_BITS_MOST = 1 << 16
 
 
 def make_path(name: str) -> Callable[..., Any]:
@@ -118,8 +117,6 @@ def make_fraction(*parts: Any) -> Any:
         parts = (*map(int, digits), 1)[:2]
     expect(len(parts) == 2 and all(type(p) is int for p in parts), "fractions.Fraction")
     expect(parts[1] != 0, "fractions.Fraction", "a denominator of zero")
-    # Their greatest common divisor takes steps by the square of their length.
-    tell(all(part.bit_length() <= _BITS_MOST for part in parts))
     return fractions.Fraction(*parts)
 
 

@@ -466,8 +466,8 @@ def _call(form: str, module: str, name: str, args: tuple[Any, ...], kwargs: Any)
     except Untold:
         return Opaque(module, name, args, kwargs, form)
     except CorruptError:
-        # A class of somebody's own may well be a text or a number.
-        if any(isinstance(arg, Opaque) for arg in args):
+        # A class of somebody's own may well be a text or a number; NumPy is given names.
+        if module[:5] != "numpy" and any(isinstance(arg, Opaque) for arg in args):
             return Opaque(module, name, args, kwargs, form)
         raise
     if isinstance(made, Unbuilt):

@@ -565,8 +565,8 @@ fill_dict(reader *r, const psd_event *e, PyObject *target)
         PyObject *value = object_at(r, refs[i + 1]);
         bool done = key != NULL && (direct ? PyDict_SetItem(target, key, value)
                                            : PyObject_SetItem(target, key, value)) == 0;
-        done = done && (!r->holds[e->target] ||
-                        attach_state(r, refs[i + 1], target, key));
+        done =
+            done && (!r->holds[e->target] || attach_state(r, refs[i + 1], target, key));
         Py_XDECREF(key);
         if (!done) {
             return false;
