@@ -77,6 +77,20 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
         return self._tensors().items()
 
     @property
+    def trainable(self) -> dict[str, bool | None]:
+        """The trainable flag of each tensor: of the sidecar, else of the pickle, else None.
+
+        A sidecar that is damaged, or was written for another version, is a warning.
+        """
+        from pystatedict._flags import listed
+        from pystatedict._sidecar import warn
+
+        flags, _, trouble = listed(self.archive, self, self.root, self.path)
+        if trouble is not None:
+            warn(trouble)
+        return flags
+
+    @property
     def kind(self) -> str:
         """What the archive is: "checkpoint" for what torch.save writes."""
         return self.archive.kind

@@ -63,6 +63,8 @@ class TensorInfo:
     def _archive(self) -> Archive: ...
     @property
     def _index(self) -> int: ...
+    @property
+    def _storage_index(self) -> int | None: ...
     def numpy(self) -> npt.NDArray[Any]: ...
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
@@ -79,7 +81,7 @@ class Archive:
         "records" (any other zip archive), or what describe() says.
         """
     @property
-    def extra(self) -> Any: ...  # what describe() was given with the tensors
+    def extra(self) -> dict[str, Any] | None: ...  # what describe() was given with the tensors
     @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
@@ -110,13 +112,20 @@ class Archive:
     def verify(self, index: int, /) -> bool:
         """Check one record; False when it states no CRC.  Raises ChecksumError."""
     def crc32(self, index: int, /) -> int: ...
+    def storage_crc32(self, storage: int, /) -> int:
+        """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         """Distinct (module, name, first position in the file, called) of the pickle."""
     def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
         """(key, ref, kind) of a dict, list, tuple or unknown object; None of a leaf.
 
-        kind is "tensor", "dict", "list", "tuple", "module", "object" or "value".
+        kind is "tensor", "dict", "list", "tuple", "module", "method" (bound to a module),
+        "object" or "value".
         """
+    def kind_of(self, ref: int = 0, /) -> str:
+        """The kind of a value, as children() tells it."""
+    def has_direct(self, ref: int = 0, /) -> bool:
+        """Whether a tensor is among a dict's own values."""
     def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
@@ -128,7 +137,7 @@ class Archive:
         kind: str,
         storages: list[tuple[str, int, int, bool, bool]],
         tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
-        extra: object = None,
+        extra: dict[str, Any] | None = None,
         /,
     ) -> None:
         """Say what tensors are in the bytes, before the archive is given to anyone.
@@ -175,6 +184,7 @@ def write(
     *,
     checksum: bool = True,
     parameters: object = None,
+    flags: bool = True,
 ) -> int:
     """Write the object; returns the bytes written."""
 

@@ -322,7 +322,7 @@ def test_flags_of_the_pickle(tmp_path, run):
 
 
 def test_a_stale_sidecar_is_a_note(model, run, capsys):
-    psd.save({"head": W}, model, trainable=False)
+    psd.save({"head": W}, model)
     out = run_with_note(capsys, "ls", model)
     assert out[0] == "  head   [3, 4]   ·\n1 tensor · 12 parameters · 48 B" + LEGEND
     lines = out[1].splitlines()
@@ -428,7 +428,7 @@ def test_ascii_where_the_encoding_has_no_more(model):
         b"        + trainable  - frozen  ? unknown\n"
     )
     psd.save({"ö.w": W}, model, trainable=False)
-    pathlib.Path(model + ".trainable.json").unlink()
+    assert not pathlib.Path(model + ".trainable.json").exists()
     out = shell("tree", model, env=environment).stdout.decode()
     assert "`- \\xf6" in out
 

@@ -106,6 +106,7 @@ BINDING = [
     "py_archive.c",
     "py_array.c",
     "py_cost.c",
+    "py_describe.c",
     "py_error.c",
     "py_info.c",
     "py_module.c",

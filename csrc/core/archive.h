@@ -127,6 +127,15 @@ PSD_CHECKED psd_status psd_archive_locate(const psd_archive *archive,
                                           const psd_input *input, uint32_t storage,
                                           psd_location *location, psd_error *err);
 
+/*
+ * The CRC-32 of a storage's bytes: the directory's word where there is one, else computed.
+ * A storage without bytes has that of none.
+ */
+PSD_CHECKED psd_status psd_archive_storage_crc32(const psd_archive *archive,
+                                                 const psd_input *input,
+                                                 uint32_t storage, uint32_t *crc,
+                                                 psd_error *err);
+
 /* ------------------------------------------------------------ a zip's records */
 
 /* The record `<prefix><name>`, or NULL. */

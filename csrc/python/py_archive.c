@@ -212,6 +212,11 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     psd_archive_init(&self->core, &options);
     self->source = Py_NewRef(source);
     self->path = Py_NewRef(path);
+    self->made = PyDict_New();
+    if (self->made == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
     psd_span bytes = py_source_span(source);
     psd_input input = {.data = bytes.data, .size = bytes.size};
     psd_error err;
@@ -242,6 +247,7 @@ archive_dealloc(PyObject *object)
     Py_XDECREF(self->path);
     Py_XDECREF(self->kind);
     Py_XDECREF(self->extra);
+    Py_XDECREF(self->made);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -382,6 +388,36 @@ archive_crc32(PyObject *object, PyObject *index)
     return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
 }
 
+static PyObject *
+archive_storage_crc32(PyObject *object, PyObject *args)
+{
+    py_archive *self = (py_archive *)object;
+    unsigned long storage;
+    if (!PyArg_ParseTuple(args, "k:storage_crc32", &storage)) {
+        return NULL;
+    }
+    if (storage >= self->core.model.storage_count) {
+        PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
+        return NULL;
+    }
+    psd_input input;
+    PyObject *source = py_archive_hold(self, &input);
+    if (source == NULL) {
+        return NULL;
+    }
+    py_gil gil;
+    psd_archive view = self->core;
+    view.options.inflate_ctx = &gil;
+    uint32_t crc;
+    psd_error err;
+    gil.thread = PyEval_SaveThread();
+    psd_status status =
+        psd_archive_storage_crc32(&view, &input, (uint32_t)storage, &crc, &err);
+    PyEval_RestoreThread(gil.thread);
+    Py_DECREF(source);
+    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+}
+
 /* ---------------------------------------------------------------- globals */
 
 static bool
@@ -454,6 +490,30 @@ static PyObject *
 archive_children(PyObject *object, PyObject *args)
 {
     return over_ref(object, args, "|k:children", py_tree_children);
+}
+
+static PyObject *
+has_direct(py_archive *self, psd_ref ref)
+{
+    return PyBool_FromLong(py_tree_has_direct(self, ref));
+}
+
+static PyObject *
+archive_has_direct(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:has_direct", has_direct);
+}
+
+static PyObject *
+kind_of(py_archive *self, psd_ref ref)
+{
+    return PyUnicode_FromString(py_tree_kind(self, ref));
+}
+
+static PyObject *
+archive_kind_of(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:kind_of", kind_of);
 }
 
 /* 0 when the value is no module; None when its state_dict would be too large. */
@@ -710,6 +770,9 @@ static PyMethodDef archive_methods[] = {
     {"crc32", archive_crc32, METH_O,
      PyDoc_STR("crc32($self, index, /)\n--\n\n"
                "The CRC-32 of a record's bytes.")},
+    {"storage_crc32", archive_storage_crc32, METH_VARARGS,
+     PyDoc_STR("storage_crc32($self, storage, /)\n--\n\n"
+               "The CRC-32 of a storage's bytes, by number: stated or computed.")},
     {"globals", (PyCFunction)(void (*)(void))archive_globals,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"
@@ -720,6 +783,12 @@ static PyMethodDef archive_methods[] = {
     {"direct", archive_direct, METH_VARARGS,
      PyDoc_STR("direct($self, ref=0, /)\n--\n\n"
                "{key: TensorInfo} of the tensors that are a dict's own values.")},
+    {"has_direct", archive_has_direct, METH_VARARGS,
+     PyDoc_STR("has_direct($self, ref=0, /)\n--\n\n"
+               "Whether a tensor is among a dict's own values.")},
+    {"kind_of", archive_kind_of, METH_VARARGS,
+     PyDoc_STR("kind_of($self, ref=0, /)\n--\n\n"
+               "The kind of a value, as children() tells it.")},
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},

@@ -7,9 +7,12 @@
  */
 #include "py_module.h"
 
+#include <structmember.h>
+
 typedef struct {
     PyObject_HEAD
     Py_buffer view;
+    PyObject *weak; /* references to it, kept by CPython */
 } py_source;
 
 static PyObject *
@@ -97,6 +100,7 @@ static void
 source_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_ClearWeakRefs(self);
     PyBuffer_Release(&((py_source *)self)->view);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -129,12 +133,18 @@ static PyGetSetDef source_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef source_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(py_source, weak), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot source_slots[] = {
     {Py_tp_doc,
      "Source(buffer, /)\n--\n\nA buffer held open: the base of every array."},
     {Py_tp_new, source_new_slot},
     {Py_tp_dealloc, source_dealloc},
     {Py_tp_getset, source_getset},
+    {Py_tp_members, source_members},
     {Py_bf_getbuffer, source_getbuffer},
     {0, NULL},
 };

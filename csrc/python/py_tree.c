@@ -348,12 +348,36 @@ py_tree_direct(py_archive *archive, psd_ref ref)
     return dict;
 }
 
+bool
+py_tree_has_direct(py_archive *archive, psd_ref ref)
+{
+    part p = pairs_of(archive, ref);
+    bool found = false;
+    for (uint32_t i = 0; i + 1 < p.count && !found; i += 2) {
+        found = psd_kind_of(&archive->core.pool, p.items[i + 1]) == PSD_KIND_TENSOR;
+    }
+    return found;
+}
+
+/* A whole module, or getattr(module, name): the method that was bound to it. */
 static const char *
-kind_name(const py_archive *archive, psd_ref ref)
+module_kind(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_kind_of(pool, v->as.call->callable) != PSD_KIND_GLOBAL) {
+        return "module";
+    }
+    const psd_global *named = psd_value_at(pool, v->as.call->callable)->as.global;
+    return psd_span_equal(named->name, PSD_LITERAL("getattr")) ? "method" : "module";
+}
+
+const char *
+py_tree_kind(const py_archive *archive, psd_ref ref)
 {
     const psd_pool *pool = &archive->core.pool;
     if (psd_model_module(&archive->core.model, ref) != NULL) {
-        return "module";
+        return module_kind(pool, ref);
     }
     switch (psd_kind_of(pool, ref)) {
     case PSD_KIND_TENSOR: return "tensor";
@@ -384,7 +408,7 @@ list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
                                  : PyLong_FromUnsignedLong((*index)++);
         PyObject *row = key == NULL ? NULL
                                     : Py_BuildValue("(Nks)", key, (unsigned long)ref,
-                                                    kind_name(archive, ref));
+                                                    py_tree_kind(archive, ref));
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_XDECREF(row);
             return false;
