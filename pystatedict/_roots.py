@@ -45,11 +45,15 @@ def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
 
 def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The one state_dict in a mapping, by the rules of ``root="auto"``."""
-    found = {
-        str(key): value
-        for key, value in mapping.items()
-        if hasattr(value, "items") and any(hasattr(v, "__array__") for v in value.values())
-    }
+    from collections.abc import Mapping
+
+    from pystatedict._opaque import OpaqueModule
+
+    found: dict[str, Mapping[Any, Any]] = {}
+    for key, value in mapping.items():
+        inner = value.state_dict() if isinstance(value, OpaqueModule) else value
+        if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
+            found.setdefault(str(key), inner)
     chosen = _choose(list(found), any(hasattr(v, "__array__") for v in mapping.values()))
     return mapping if chosen is None else found[chosen]
 
