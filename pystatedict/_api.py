@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
@@ -140,7 +141,8 @@ def load(
     """
     from pystatedict import _values
 
-    meta = _check_load_options(map_location, weights_only, unknown, dangerous)
+    with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
+        meta = _check_load_options(map_location, weights_only, unknown, dangerous)
     archive = open_archive(f, mmap=mmap is not False, limits=limits)
     with _Naming(archive.path):
         if verify:
@@ -151,9 +153,17 @@ def load(
         obj = archive.load(ref, _values, copy=copy, meta=meta)
         if trainable is not False:
             _apply_flags(archive, obj, path, trainable)
+    if archive.end and hasattr(f, "read"):
+        _go_behind(f, archive.end)
     if copy:
         archive.close()
     return obj
+
+
+def _go_behind(f: Any, size: int) -> None:
+    """Legacy streams may stand one after another in a file, and are loaded one by one."""
+    with suppress(AttributeError, OSError, ValueError):
+        f.seek(size, os.SEEK_CUR)
 
 
 def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dangerous: str) -> bool:

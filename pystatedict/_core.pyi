@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 class Source:
     """A buffer held open: the base of every array.  Never lets go while it lives."""
 
-    def __new__(cls, buffer: Buffer, /) -> Source: ...
+    def __new__(cls, buffer: Buffer, /, *, stamp: tuple[int, ...] | None = None) -> Source: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def size(self) -> int: ...
@@ -80,6 +80,8 @@ class Archive:
         """ "checkpoint", "legacy", "tar", "pickle", "torchscript", "package", "export",
         "records" (any other zip archive), or what describe() says.
         """
+    @property
+    def stamp(self) -> tuple[int, ...] | None: ...  # what the file looked like
     @property
     def extra(self) -> dict[str, Any] | None: ...  # what describe() was given with the tensors
     @property

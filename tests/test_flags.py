@@ -253,31 +253,11 @@ def test_infos_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flags_of_files_without_checksums(tmp_path: pathlib.Path) -> None:
     """A legacy stream states no CRC: its storages are read, and a changed value is noticed."""
     path = tmp_path / "old.pth"
-    path.write_bytes(legacy(W))
+    path.write_bytes(kit.legacy({"w": W}))
     psd.save_trainable(path, {"w": True})
     said = json.loads(sidecar(path).read_text())["checkpoint"]
     assert "records_sha256" not in said
     assert psd.load(path).trainable["w"] is True
-    path.write_bytes(legacy(W + 1))
+    path.write_bytes(kit.legacy({"w": W + 1}))
     with pytest.warns(psd.StateDictWarning, match="another version"):
         assert psd.load(path).trainable["w"] is None
-
-
-def legacy(array: np.ndarray) -> bytes:
-    pid = kit.tuple_of(
-        kit.text("storage"), kit.named("torch", "FloatStorage"), kit.text("1"), kit.text("cpu"),
-        kit.integer(array.size), b"N",
-    ) + b"Q"  # fmt: skip
-    rest = (kit.integer(0), kit.sizes(array.shape), kit.sizes((3, 1)), kit.boolean(False))
-    hooks = kit.call("collections", "OrderedDict")
-    tensor = kit.call("torch._utils", "_rebuild_tensor_v2", pid, *rest, hooks)
-    parts = [
-        pickle.dumps(0x1950A86A20F9469CFC6C, 2),
-        pickle.dumps(1001, 2),
-        pickle.dumps({"protocol_version": 1001, "little_endian": True}, 2),
-        kit.program(kit.dict_of({"w": tensor}, True)),
-        pickle.dumps(["1"], 2),
-        array.size.to_bytes(8, "little"),
-        array.tobytes(),
-    ]
-    return b"".join(parts)

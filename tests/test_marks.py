@@ -19,11 +19,13 @@ W = np.arange(6, dtype="<f4").reshape(2, 3)
 PARAMETER = kit.parameter(kit.tensor(), True)
 FROZEN = kit.parameter(kit.tensor(), False)
 LEAF = kit.tensor(requires_grad=True)
-NUMPY_DTYPE = kit.call(
-    "numpy", "dtype", kit.text("f4"), kit.boolean(False), kit.boolean(True)
-) + kit.tuple_of(
-    kit.integer(3), kit.text("<"), b"N", b"N", b"N", kit.integer(-1), kit.integer(-1), b"K\x00"
-) + b"b"
+NUMPY_DTYPE = (
+    kit.call("numpy", "dtype", kit.text("f4"), kit.boolean(False), kit.boolean(True))
+    + kit.tuple_of(
+        kit.integer(3), kit.text("<"), b"N", b"N", b"N", kit.integer(-1), kit.integer(-1), b"K\x00"
+    )
+    + b"b"
+)
 
 
 def numpy_array() -> bytes:
@@ -60,11 +62,9 @@ PLACES = {
     "tuple": lambda tensor: kit.tuple_of(tensor),
     "dict of a list": lambda tensor: kit.dict_of({"params": b"](" + tensor + b"e"}),
     "state_dict": lambda tensor: kit.dict_of({"w": tensor}, True),
-    "defaultdict": lambda tensor: kit.call("collections", "defaultdict")
-    + b"("
-    + kit.text("w")
-    + tensor
-    + b"u",
+    "defaultdict": lambda tensor: (
+        kit.call("collections", "defaultdict") + b"(" + kit.text("w") + tensor + b"u"
+    ),
 }
 
 

@@ -212,6 +212,7 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     psd_archive_init(&self->core, &options);
     self->source = Py_NewRef(source);
     self->path = Py_NewRef(path);
+    self->stamp = py_source_stamp(source);
     self->made = PyDict_New();
     if (self->made == NULL) {
         Py_DECREF(self);
@@ -245,6 +246,7 @@ archive_dealloc(PyObject *object)
     psd_archive_clear(&self->core);
     Py_XDECREF(self->source);
     Py_XDECREF(self->path);
+    Py_XDECREF(self->stamp);
     Py_XDECREF(self->kind);
     Py_XDECREF(self->extra);
     Py_XDECREF(self->made);
@@ -262,6 +264,22 @@ archive_dealloc(PyObject *object)
 #define END_ALONE() Py_END_CRITICAL_SECTION()
 #endif
 
+/* ClosedError with the file's path; returns NULL. */
+static PyObject *
+raise_closed(py_archive *self)
+{
+    PyObject *module = PyImport_ImportModule("pystatedict._errors");
+    PyObject *error = module == NULL ? NULL
+                                     : PyObject_CallMethod(module, "ClosedError", "s",
+                                                           "the checkpoint was closed");
+    Py_XDECREF(module);
+    if (error != NULL && PyObject_SetAttrString(error, "path", self->path) == 0) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(error);
+    return NULL;
+}
+
 PyObject *
 py_archive_hold(py_archive *self, psd_input *input)
 {
@@ -270,7 +288,7 @@ py_archive_hold(py_archive *self, psd_input *input)
     source = Py_XNewRef(self->source);
     END_ALONE();
     if (source == NULL) {
-        return py_raise_named("ClosedError", "the checkpoint was closed");
+        return raise_closed(self);
     }
     psd_span bytes = py_source_span(source);
     *input = (psd_input){.data = bytes.data, .size = bytes.size};
@@ -737,11 +755,18 @@ archive_path(PyObject *object, void *Py_UNUSED(closure))
     return Py_NewRef(((py_archive *)object)->path);
 }
 
+static PyObject *
+archive_stamp(PyObject *object, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((py_archive *)object)->stamp);
+}
+
 #define GETTER(name, doc) {#name, archive_##name, NULL, PyDoc_STR(doc), NULL}
 
 static PyGetSetDef archive_getset[] = {
     GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
                  "\"package\", \"export\", \"records\", or what describe() says."),
+    GETTER(stamp, "What the file looked like when it was opened, or None."),
     GETTER(extra, "What describe() was given with the tensors."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),

@@ -59,6 +59,10 @@ PyObject *py_source_new(py_state *state, PyObject *buffer);
 psd_span py_source_span(PyObject *source);
 bool py_source_readonly(PyObject *source);
 
+/* What the file looked like when it was opened, as it was given, or None; a new
+ * reference. */
+PyObject *py_source_stamp(PyObject *source);
+
 /* A source over `size` fresh bytes, and where they are. */
 PyObject *py_source_of_new_bytes(py_state *state, size_t size, uint8_t **bytes);
 
@@ -78,6 +82,7 @@ typedef struct {
     psd_archive core;
     PyObject *source; /* NULL once closed */
     PyObject *path;   /* str or None */
+    PyObject *stamp;  /* the source's */
     PyObject *kind;   /* what describe() says; else NULL */
     PyObject *extra;  /* what describe() gives with it; else NULL */
     PyObject *made; /* {number: weak Source} of storages that TensorInfos had to copy */
