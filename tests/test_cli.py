@@ -520,6 +520,29 @@ def test_a_full_disk_is_an_error(model):
     assert done.stderr == b"pystatedict: No space left on device\n"
 
 
+@pytest.mark.parametrize("closed", ["<", ">", "2>"])
+def test_closed_streams(model, closed):
+    """A service may start it without; the answer and the exit code are as ever."""
+    command = f'exec {closed}&-; exec "$0" -m pystatedict ls "$1"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, model], capture_output=True, check=False
+    )
+    if closed == ">":
+        assert done.returncode == 2
+        assert done.stderr == b"pystatedict: standard output is closed\n"
+    else:
+        assert done.returncode == 0
+        assert done.stderr == b""
+        assert b"head" in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_messages_that_cannot_be_written(model):
+    with pathlib.Path("/dev/full").open("wb") as full:
+        assert shell("ls", "missing.pth", stderr=full).returncode == 2
+        assert shell("ls", model, stderr=full).returncode == 0
+
+
 def test_interrupted(model, monkeypatch):
     def interrupt(_):
         signal.raise_signal(signal.SIGINT)
