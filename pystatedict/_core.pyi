@@ -64,6 +64,8 @@ class TensorInfo:
     @property
     def _index(self) -> int: ...
     @property
+    def _is_lost(self) -> bool: ...
+    @property
     def _storage_index(self) -> int | None: ...
     def numpy(self) -> npt.NDArray[Any]: ...
     def __array__(
@@ -116,6 +118,10 @@ class Archive:
     def crc32(self, index: int, /) -> int: ...
     def storage_crc32(self, storage: int, /) -> int:
         """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
+    def storage_records(self) -> list[str | None]:
+        """The record of each storage, by number; None of one that stands elsewhere."""
+    def lose(self, storages: list[int], /) -> None:
+        """Take storages for lost, by number, before the archive is given to anyone."""
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         """Distinct (module, name, first position in the file, called) of the pickle."""
     def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
@@ -171,6 +177,7 @@ def open_archive(
     *,
     mode: Literal["checkpoint", "pickle", "records", "bytes"] = "checkpoint",
     record: str = "",
+    salvage: bool = False,
 ) -> Archive: ...
 def scan_pickle(
     program: Buffer, limits: dict[str, int] | None = None, /

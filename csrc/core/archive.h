@@ -27,6 +27,7 @@ typedef struct {
     psd_limits limits;
     psd_hash_key key;
     psd_open_mode mode;
+    bool salvage;    /* take what is whole of a file that has lost its end */
     psd_span record; /* the pickle to be run, below the top folder; empty: data.pkl */
     /*
      * Inflate a raw deflate stream into exactly `size` bytes.  PSD_OK, PSD_INFLATE
@@ -93,6 +94,9 @@ PSD_CHECKED psd_status psd_archive_open(psd_archive *archive, const psd_input *i
  */
 PSD_CHECKED psd_status psd_archive_run(psd_archive *archive, const psd_input *input,
                                        psd_error *err);
+
+/* Take these storages for lost, since their bytes are damaged; before anything is loaded. */
+void psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t count);
 
 /* Tensors that the host has found in a file of another kind. */
 typedef struct {

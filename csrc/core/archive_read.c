@@ -130,11 +130,26 @@ psd_archive_run(psd_archive *archive, const psd_input *input, psd_error *err)
         return status;
     }
     switch (archive->kind) {
-    case PSD_ARCHIVE_STREAM: return psd_archive_join_stream(archive, input, err);
+    case PSD_ARCHIVE_STREAM:
+        status = psd_archive_join_stream(archive, input, err);
+        break;
     case PSD_ARCHIVE_TAR:
-    case PSD_ARCHIVE_PICKLE: return PSD_OK;
-    default: return psd_archive_join_zip(archive, err);
+    case PSD_ARCHIVE_PICKLE: break;
+    default: status = psd_archive_join_zip(archive, err); break;
     }
+    if (archive->options.salvage) {
+        psd_model_lose(&archive->pool, &archive->model);
+    }
+    return status;
+}
+
+void
+psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        archive->model.storages[storages[i]].place = PSD_PLACE_LOST;
+    }
+    psd_model_lose(&archive->pool, &archive->model);
 }
 
 psd_status

@@ -381,12 +381,32 @@ pickle_entry(const psd_archive *archive)
     return psd_archive_find(archive, record);
 }
 
+/* Is there a record wherever the directory says? */
+static psd_status
+locate_all(const psd_archive *archive, const psd_input *input, psd_error *err)
+{
+    psd_status status = PSD_OK;
+    for (uint32_t i = 0; i < archive->zip.count && status == PSD_OK; i++) {
+        uint64_t offset;
+        status = psd_zip_locate(input, &archive->zip.entries[i], &offset, err);
+    }
+    return status;
+}
+
 psd_status
 psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *err)
 {
+    const psd_options *o = &archive->options;
     psd_status status =
-        psd_zip_read(input, &archive->options.limits, archive->options.key,
-                     &archive->arena, &archive->zip, err);
+        psd_zip_read(input, &o->limits, o->key, &archive->arena, &archive->zip, err);
+    if (o->salvage && status == PSD_OK) {
+        status = locate_all(archive, input, err);
+    }
+    if (o->salvage && (status == PSD_TRUNCATED || status == PSD_ZIP ||
+                       status == PSD_OVERLAP || status == PSD_NOT_ZIP)) {
+        status = psd_zip_salvage(input, &o->limits, o->key, &archive->arena,
+                                 &archive->zip, err);
+    }
     if (status == PSD_OK) {
         status = tell_kind(archive, err);
     }
@@ -438,6 +458,10 @@ psd_archive_join_zip(psd_archive *archive, psd_error *err)
         }
         const psd_zip_entry *entry = find_storage(archive, s->key);
         uint64_t position = archive->program_offset + s->position;
+        if (archive->options.salvage && (entry == NULL || entry->size != s->size)) {
+            s->place = PSD_PLACE_LOST;
+            continue;
+        }
         if (entry == NULL) {
             bool out = psd_leads_out(s->key);
             psd_fail(err, out ? PSD_PATH : PSD_STORAGE, position,

@@ -187,17 +187,19 @@ mode_named(const char *name, psd_open_mode *mode)
 PyObject *
 py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"source", "path", "limits", "run", "mode", "record", NULL};
+    static char *names[] = {"source", "path",   "limits",  "run",
+                            "mode",   "record", "salvage", NULL};
     py_state *state = py_state_of(module);
     PyObject *source, *path = Py_None, *limit_dict = Py_None;
     const char *mode_name = "checkpoint", *record = "";
     Py_ssize_t record_size = 0;
-    int run = 1;
+    int run = 1, salvage = 0;
     psd_limits limits;
     psd_open_mode mode;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp$ss#:open_archive", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp$ss#p:open_archive", names,
                                      state->source_type, &source, &path, &limit_dict,
-                                     &run, &mode_name, &record, &record_size) ||
+                                     &run, &mode_name, &record, &record_size,
+                                     &salvage) ||
         !py_limits(limit_dict, &limits) || !mode_named(mode_name, &mode)) {
         return NULL;
     }
@@ -208,6 +210,7 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     py_gil gil;
     psd_options options = py_options(state, &limits, &gil);
     options.mode = mode;
+    options.salvage = salvage != 0;
     options.record = (psd_span){(const uint8_t *)record, (size_t)record_size};
     psd_archive_init(&self->core, &options);
     self->source = Py_NewRef(source);
@@ -434,6 +437,50 @@ archive_storage_crc32(PyObject *object, PyObject *args)
     PyEval_RestoreThread(gil.thread);
     Py_DECREF(source);
     return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+}
+
+static PyObject *
+archive_storage_records(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const psd_archive *core = &((py_archive *)object)->core;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list != NULL && i < core->model.storage_count; i++) {
+        const psd_zip_entry *entry = psd_archive_storage_entry(core, i);
+        PyObject *name = entry == NULL ? Py_NewRef(Py_None) : py_text(entry->name);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+static PyObject *
+archive_lose(PyObject *object, PyObject *args)
+{
+    py_archive *self = (py_archive *)object;
+    PyObject *list;
+    if (!PyArg_ParseTuple(args, "O!:lose", &PyList_Type, &list)) {
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(list);
+    uint32_t *storages = calloc(count == 0 ? 1 : (size_t)count, sizeof *storages);
+    if (storages == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long number = PyLong_AsUnsignedLong(PyList_GetItem(list, i));
+        if (PyErr_Occurred() == NULL && number >= self->core.model.storage_count) {
+            PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
+        }
+        storages[i] = (uint32_t)number;
+    }
+    bool sound = PyErr_Occurred() == NULL;
+    if (sound) {
+        psd_archive_lose(&self->core, storages, (size_t)count);
+    }
+    free(storages);
+    return sound ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---------------------------------------------------------------- globals */
@@ -798,6 +845,13 @@ static PyMethodDef archive_methods[] = {
     {"storage_crc32", archive_storage_crc32, METH_VARARGS,
      PyDoc_STR("storage_crc32($self, storage, /)\n--\n\n"
                "The CRC-32 of a storage's bytes, by number: stated or computed.")},
+    {"storage_records", archive_storage_records, METH_NOARGS,
+     PyDoc_STR("storage_records($self, /)\n--\n\n"
+               "The record of each storage by number, None where there is none.")},
+    {"lose", archive_lose, METH_VARARGS,
+     PyDoc_STR(
+         "lose($self, storages, /)\n--\n\n"
+         "Take storages for lost, by number; before the archive is given to anyone.")},
     {"globals", (PyCFunction)(void (*)(void))archive_globals,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"

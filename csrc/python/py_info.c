@@ -279,6 +279,13 @@ info_index(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLong(((py_info *)self)->tensor);
 }
 
+/* Were its bytes lost with those of a damaged file? */
+static PyObject *
+info_is_lost(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong((tensor_of(self)->flags & PSD_TENSOR_LOST) != 0);
+}
+
 /* The storage's number; None of a tensor without one. */
 static PyObject *
 info_storage_index(PyObject *self, void *Py_UNUSED(closure))
@@ -421,6 +428,7 @@ static PyGetSetDef info_getset[] = {
     GETTER(path, "The file's path, or None."),
     {"_archive", info_archive, NULL, NULL, NULL},
     {"_index", info_index, NULL, NULL, NULL},
+    {"_is_lost", info_is_lost, NULL, NULL, NULL},
     {"_storage_index", info_storage_index, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

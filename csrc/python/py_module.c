@@ -284,7 +284,7 @@ static PyMethodDef methods[] = {
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "open_archive($module, /, source, path=None, limits=None, run=True, *, "
-         "mode='checkpoint', record='')\n--\n\n"
+         "mode='checkpoint', record='', salvage=False)\n--\n\n"
          "Open a checkpoint; run=False leaves its pickle alone.  mode is 'checkpoint', "
          "'pickle' for one by itself, or 'records' for any zip archive; record names "
          "the pickle within a zip archive.")},
