@@ -411,14 +411,25 @@ def _check_save_arguments(obj: Any, f: Any) -> None:
     if not isinstance(f, (str, os.PathLike)) and not hasattr(f, "write"):
         raise TypeError(f"save(obj, f): f must be a path or have write(), got {type(f).__name__}")
     if callable(obj) and not isinstance(obj, type) and not isinstance(obj, Mapping):
-        name = getattr(obj, "__name__", type(obj).__name__)
-        owner = getattr(obj, "__self__", None)
-        what = f"the method {name} of a {type(owner).__name__}" if owner is not None else repr(obj)
-        raise TypeError(
-            f"save(obj, f): got {what}, not what it returns.\n  hint: call it:"
-            f" save(model.{name}(), f); saved without the parentheses, torch would pickle the"
-            " method and the whole model with it."
+        raise TypeError(f"save(obj, f): got {_callable(obj)}")
+
+
+def _callable(obj: Any) -> str:
+    """What was given in an object's place, and what was probably meant."""
+    owner = getattr(obj, "__self__", None)
+    name = getattr(obj, "__name__", None)
+    if owner is not None and not isinstance(owner, type(os)):
+        return (
+            f"the method {name} of a {type(owner).__name__}, not what it returns.\n"
+            f"  hint: call it: save(model.{name}(), f); saved without the parentheses, torch"
+            " would pickle the method and the whole model with it."
         )
+    if callable(getattr(obj, "state_dict", None)):
+        return (
+            f"a {type(obj).__name__}, which NumPy knows nothing of.\n"
+            "  hint: save what is in it: save(model.state_dict(), f), with tensors as arrays"
+        )
+    return f"{_short(obj)}, which is no data.\n  hint: give a mapping of names to arrays"
 
 
 def _short(obj: Any) -> str:
