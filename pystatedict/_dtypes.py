@@ -8,7 +8,6 @@ back as they were.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +53,9 @@ _RAW = {
 _QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "quint2x4": "u1"}
 
 _TORCH_KEY = "torch_dtype"
-_PICKLED_KEY = "pickled_as"
 
 #: Notes in a dtype's metadata that this package makes, and that no file may make for it.
-OWN_METADATA = frozenset({_TORCH_KEY, _PICKLED_KEY})
+OWN_METADATA = frozenset({_TORCH_KEY})
 
 _FROM_NUMPY = {spelling: name for name, spelling in _NUMPY.items()}
 
@@ -131,8 +129,6 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     """
     metadata = dtype.metadata
     if metadata:
-        if _PICKLED_KEY in metadata:
-            return None
         noted = metadata.get(_TORCH_KEY)
         if type(noted) is str and _RAW.get(noted) == _spelling(dtype):
             return noted
@@ -156,25 +152,6 @@ def _complex32() -> np.dtype[Any]:
     import numpy as np
 
     return np.dtype([("real", "f2"), ("imag", "f2")])
-
-
-def pickled_as_ndarray(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array that stood in the pickle as a NumPy array, not as a tensor."""
-    import numpy as np
-
-    if dtype.hasobject or torch_dtype(dtype) is None:
-        return dtype  # it cannot be taken for a tensor anyway
-    if dtype.metadata is None:
-        return _tagged(dtype)
-    return np.dtype(dtype, metadata={**dtype.metadata, _PICKLED_KEY: "ndarray"})
-
-
-@functools.lru_cache(maxsize=64)
-def _tagged(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """One for all arrays of the dtype, so that save() writes it once."""
-    import numpy as np
-
-    return np.dtype(dtype, metadata={_PICKLED_KEY: "ndarray"})
 
 
 def foreign_metadata(dtype: np.dtype[Any]) -> dict[Any, Any] | None:
@@ -228,3 +205,37 @@ def converted(array: npt.NDArray[Any], dtype: Any, copy: bool | None) -> npt.NDA
             raise ValueError(f"a copy is needed to get {np.dtype(dtype)} from {array.dtype}")
         return array.astype(dtype)
     return array.copy() if copy else array
+
+
+# The eight magnitudes of float4 e2m1, by their lower three bits.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in a dtype that NumPy computes with; exact.
+
+    complex32, which load() gives as pairs of float16, becomes complex64; bfloat16 and
+    float8 become float32; float4_e2m1fn_x2, two numbers a byte with the first in the lower
+    bits, becomes float32 with a last dimension twice as long.  Other arrays stay as they are.
+    Raises TypeError for bits8 and its kin, which are no numbers.
+
+    >>> import numpy as np
+    >>> pairs = np.array([(1, -2)], dtype=[("real", "f2"), ("imag", "f2")])
+    >>> widen(pairs)
+    array([1.-2.j], dtype=complex64)
+    """
+    import numpy as np
+
+    name = torch_dtype(array.dtype)
+    if name == "complex32":
+        whole = np.empty(array.shape, "c8")
+        whole.real, whole.imag = array["real"], array["imag"]
+        return whole
+    if name == "float4_e2m1fn_x2":
+        table = np.array([*_E2M1, *(-value for value in _E2M1)], "f4")
+        bytes_ = array.view(np.ndarray).astype("u1")
+        both = np.stack([table[bytes_ & 15], table[bytes_ >> 4]], axis=-1)
+        return both.reshape(*array.shape[:-1], -1)
+    if name is not None and name.startswith("bits"):
+        raise TypeError(f"{name} says nothing about what its bits mean")
+    return array.astype("f4") if name in _ML_DTYPES else array

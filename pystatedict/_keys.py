@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pystatedict._checks import check_key
 from pystatedict._dtypes import torch_dtype
+from pystatedict._marks import NDARRAY, mark_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,6 +72,11 @@ def is_array(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
+def _is_tensor(value: Any) -> bool:
+    known = is_array(value) and torch_dtype(value.dtype) is not None
+    return known and not mark_of(value) & NDARRAY
+
+
 def hashable(key: Any) -> Any:
     """The key, or what stands for it because of arrays in it; TypeError where nothing can."""
     check_key(key)
@@ -97,6 +103,5 @@ def as_key(key: Any) -> Any:
         if type(part) is tuple:
             made[id(part)] = tuple(made[id(below)] for below in part)
         else:
-            tensor = is_array(part) and torch_dtype(part.dtype) is not None
-            made[id(part)] = TensorKey(part) if tensor else part
+            made[id(part)] = TensorKey(part) if _is_tensor(part) else part
     return made[id(key)]

@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from pystatedict._checks import Untold, expect, raw_bytes, tell, wrong
-from pystatedict._dtypes import OWN_METADATA, pickled_as_ndarray, pickled_ml_dtype
+from pystatedict._dtypes import OWN_METADATA, pickled_ml_dtype, torch_dtype
+from pystatedict._marks import NDARRAY, mark
 from pystatedict._opaque import Opaque, Unbuilt
 
 _ALIGNED_STRUCT = 0x80  # of the flags in a dtype's state
@@ -110,7 +111,7 @@ def _array(shape: Any, dtype: Any, fortran: bool, data: Any) -> Any:
     count = _count_of(shape, dtype)
     if dtype.hasobject:
         return _of_objects(shape, dtype, data, fortran, count)
-    return _of_bytes(shape, pickled_as_ndarray(dtype), data, fortran, count, "ndarray")
+    return _of_bytes(shape, dtype, data, fortran, count, "ndarray")
 
 
 def _of_bytes(
@@ -257,12 +258,19 @@ def build_array(target: Any, state: Any) -> Any:
         count = _count_of(shape, dtype)
         if isinstance(data, list) and dtype == np.dtype(object) and len(data) == count:
             return set_objects(target, shape, data, fortran)
-        return _array(shape, dtype, fortran, data)
+        return _marked(_array(shape, dtype, fortran, data))
     except Untold:
         kind = Opaque("numpy", "ndarray")
         return _with_state(
             Opaque("numpy.core.multiarray", "_reconstruct", (kind, (0,), b"b")), state
         )
+
+
+def _marked(array: Any) -> Any:
+    """save() would take it for a tensor, if torch has its dtype."""
+    if torch_dtype(array.dtype) is not None:
+        mark(array, NDARRAY)
+    return array
 
 
 def _with_state(opaque: Opaque, state: Any) -> Opaque:
@@ -282,10 +290,10 @@ class UnbuiltArray(Unbuilt):
         tell(where in _MATRIX or where in _RECORDS or where in _CHARACTERS)
         array = _array(*_state_of(state, 5))
         if where in _RECORDS:
-            return array.view(np.recarray)
+            return _marked(array.view(np.recarray))
         if where in _MATRIX:
             tell(array.ndim == 2)
-            return array.view(np.matrix)
+            return _marked(array.view(np.matrix))
         tell(array.dtype.kind in "SU" and hasattr(np, "char"))
         kind = getattr(np.char, "chararray", None)
         tell(kind is not None)
@@ -317,7 +325,7 @@ class UnbuiltMasked(Unbuilt):
                 made.fill_value = filling
         except (TypeError, ValueError, OverflowError):
             raise Untold from None
-        return made
+        return _marked(made)
 
 
 def frombuffer(
@@ -328,10 +336,10 @@ def frombuffer(
     expect(type(order) is str and order in ("C", "F", "K"), "numpy _frombuffer")
     array = _array(shape, dtype, order == "F", data)
     if order != "K":
-        return array
+        return _marked(array)
     each = isinstance(axes, tuple) and all(type(axis) is int for axis in axes)
     expect(each and sorted(axes) == list(range(array.ndim)), "numpy _frombuffer")
-    return array.transpose(axes)
+    return _marked(array.transpose(axes))
 
 
 # ------------------------------------------------------------------ dtypes

@@ -31,19 +31,31 @@ if TYPE_CHECKING:
 
 
 def open_archive(
-    f: Any, *, mmap: bool = True, limits: Mapping[str, int] | None = None, run: bool = True
+    f: Any,
+    *,
+    mmap: bool = True,
+    limits: Mapping[str, int] | None = None,
+    run: bool = True,
+    salvage: bool = False,
 ) -> Archive:
-    """An opened archive; what is no checkpoint is named for what it is."""
+    """An opened archive; what is no checkpoint is named for what it is.
+
+    With `salvage`, what is whole of one that has lost its end.
+    """
     source, path = open_source(f, mmap)
-    return archive_of(source, path, dict(limits) if limits else None, run)
+    return archive_of(source, path, dict(limits) if limits else None, run, salvage)
 
 
 def archive_of(
-    source: Source, path: str | None, limits: Limits = None, run: bool = True
+    source: Source,
+    path: str | None,
+    limits: Limits = None,
+    run: bool = True,
+    salvage: bool = False,
 ) -> Archive:
     """The archive in bytes that are held open."""
     try:
-        return _core.open_archive(source, path, limits, run)
+        return _core.open_archive(source, path, limits, run, salvage=salvage)
     except StateDictError as error:
         error.path = path
         _tell_danger(error)

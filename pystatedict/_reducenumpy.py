@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pystatedict._dtypes import foreign_metadata, pickled_as_ndarray
+from pystatedict._dtypes import foreign_metadata
+from pystatedict._marks import NDARRAY, mark
 from pystatedict._opaque import Own
 
 Call = tuple[str, "str | None", Any, tuple[Any, ...], Any, Any, Any, Any]
@@ -98,8 +99,9 @@ def _row(value: Any, dtype: Any) -> Any:
 
 def _no_tensor(array: Any) -> Any:
     """A copy that is written as NumPy pickles it, whatever its dtype."""
-    dtype = pickled_as_ndarray(array.dtype)
-    return array if dtype is array.dtype else array.copy().view(dtype)
+    array = array.copy()
+    mark(array, NDARRAY)
+    return array
 
 
 def _masked(array: Any) -> Call:

@@ -20,6 +20,7 @@ from pystatedict._dtypes import numpy_dtype, resolve
 from pystatedict._errors import CorruptError, NotACheckpointError, UnsafePickleError
 from pystatedict._globals import normalise
 from pystatedict._keys import as_key, hashable
+from pystatedict._marks import mark
 from pystatedict._opaque import Opaque, OpaqueModule, Unbuilt
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_items", "as_key", "attach_module", "attach_state", "build", "call", "composite",
-    "global_value", "numpy_dtype", "persistent", "quantized", "resolve", "set_items", "state_dict",
+    "global_value", "mark", "numpy_dtype", "persistent", "quantized", "resolve", "set_items",
+    "state_dict",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------ containers

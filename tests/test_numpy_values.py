@@ -56,7 +56,7 @@ def same(a: Any, b: Any) -> None:
 
 
 def noted(dtype: np.dtype) -> dict[str, Any]:
-    own = ("pickled_as", "torch_dtype")
+    own = ("torch_dtype",)
     return {key: value for key, value in (dtype.metadata or {}).items() if key not in own}
 
 
@@ -410,7 +410,7 @@ def test_notes_of_this_package_bind_only_where_they_are_true() -> None:
     found = kit.reloaded([lying])[0]
     assert found.dtype == np.dtype("f8")
     assert found.tolist() == [0, 0, 0]
-    for noted_there in ({"torch_dtype": "bits8"}, {"torch_dtype": [1]}, {"pickled_as": "x"}):
+    for noted_there in ({"torch_dtype": "bits8"}, {"torch_dtype": [1]}):
         array = np.zeros(3, np.dtype("u1", metadata={**noted_there, "mine": 1}))
         for protocol in PROTOCOLS:
             read = loaded(pickle.dumps({"v": array}, protocol))["v"]

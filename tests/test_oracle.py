@@ -505,6 +505,7 @@ def test_whole_optimizer(options: dict[str, Any], protocol: int) -> None:
     again = torch.load(io.BytesIO(kit.saved(ours, opaque=True)), weights_only=False)
     parameters = again.param_groups[0]["params"]
     assert [id(key) for key in again.state] == [id(p) for p in parameters]
+    assert [type(key) for key in again.state] == [torch.nn.Parameter] * 2
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     again.step()
