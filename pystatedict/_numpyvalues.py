@@ -482,7 +482,9 @@ def _structure(names: Any, fields: Any, itemsize: Any, flags: Any) -> Any:
     }
     if any(title is not None for title in titles):
         told["titles"] = titles
-    aligned = bool(flags & _ALIGNED_STRUCT)
+    # An alignment of 0, as NumPy 1 gives to no fields, would end the process.
+    least = min((row[0].alignment for row in rows), default=0)
+    aligned = bool(flags & _ALIGNED_STRUCT) and least > 0
     try:
         made: Any = np.dtype(told, align=aligned)  # type: ignore[call-overload]
         return made

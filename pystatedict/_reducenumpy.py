@@ -136,7 +136,7 @@ def _dtype(dtype: Any) -> Call:
     spec, state = _spec_and_state(dtype)
     metadata = foreign_metadata(dtype)
     if dtype.kind in "mM":
-        state = (4, *state[1:], (metadata, _unit_of(dtype)))
+        state = (4, *state[1:], (metadata or {}, _unit_of(dtype)))
     elif metadata is not None:
         state = (4, *state[1:], metadata)
     return _call("numpy", "dtype", spec, False, True, state=state)
@@ -145,7 +145,8 @@ def _dtype(dtype: Any) -> Call:
 def _spec_and_state(dtype: Any) -> tuple[Any, tuple[Any, ...]]:
     import numpy as np
 
-    order, size, flags = dtype.str[0], dtype.itemsize, dtype.flags
+    # NumPy 1 tells them as a signed byte, and later ones know more of them.
+    order, size, flags = dtype.str[0], dtype.itemsize, dtype.flags & 0xFF
     state: tuple[Any, ...]
     if dtype.subdtype is not None:
         return f"V{size}", (3, "|", dtype.subdtype, None, None, size, dtype.alignment, flags)

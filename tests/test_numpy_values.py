@@ -466,7 +466,7 @@ def test_dtypes_that_double() -> None:
     "value",
     [
         np.str_(""), np.void(b""), np.void(b"ab"), np.longdouble(3), np.clongdouble(1j),
-        np.datetime64("2024-02-29T01"), np.datetime64("NaT"), np.timedelta64(3, "25s"),
+        np.datetime64("2024-02-29T01"), np.datetime64("NaT", "s"), np.timedelta64(3, "25s"),
         np.float64(-0.0), np.bool_(True), np.bytes_(b"a\0b"), ml_dtypes.int4(-3),
     ],
     ids=repr,
