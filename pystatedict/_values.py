@@ -370,16 +370,13 @@ def quantized(
     zero_points: Any, axis: int,
 ) -> QuantizedTensor:  # fmt: skip
     """Integers with what makes reals of them."""
-    import numpy as np
-
     packed = info.dtype in ("quint4x2", "quint2x4")
     shape = info.shape if packed else None
     if scheme == "per_tensor_affine":
         made = QuantizedTensor(array, info.dtype, scale=scale, zero_point=zero_point, shape=shape)
     else:
-        # Old files tell them as lists.
-        scales = np.array(scales, "f8") if isinstance(scales, list) else scales
-        zeros = np.array(zero_points, "i8") if isinstance(zero_points, list) else zero_points
+        scales = _numbers(scales, "f8", (int, float), info.shape[axis])
+        zeros = _numbers(zero_points, "i8", (int,), info.shape[axis])
         made = QuantizedTensor(
             array, info.dtype, scales=scales, zero_points=zeros, axis=axis, shape=shape
         )
@@ -387,6 +384,20 @@ def quantized(
         made._offset, made._strides = info.storage_offset, info.stride
     _flag(made, info)
     return made
+
+
+def _numbers(told: Any, dtype: str, kinds: tuple[type, ...], count: int) -> Any:
+    """An array; old files tell lists, which could be filled later or with anything."""
+    import numpy as np
+
+    if not isinstance(told, list):
+        return told
+    known = len(told) == count and all(type(number) in kinds for number in told)
+    expect(known, "torch._utils._rebuild_qtensor", "scales that are no numbers")
+    try:
+        return np.array(told, dtype)
+    except OverflowError:
+        raise wrong("torch._utils._rebuild_qtensor", "numbers beyond all bounds") from None
 
 
 def composite(info: TensorInfo, parts: dict[str, Any], state: Any, coalesced: int) -> TensorObject:

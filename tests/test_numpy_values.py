@@ -361,6 +361,8 @@ def test_dtypes_of_every_protocol(name: str, protocol: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(DTYPES))
 def test_dtypes_are_saved_as_numpy_reads_them(name: str) -> None:
+    if DTYPES[name].isalignedstruct and np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("NumPy 1 cannot read how NumPy 2 tells alignment, nor the other way round")
     same(DTYPES[name], by_pickle(DTYPES[name]))
     same(DTYPES[name], kit.reloaded([DTYPES[name]])[0])
     if DTYPES[name].fields and not DTYPES[name].hasobject:

@@ -1231,3 +1231,31 @@ def test_subclasses_of_sets_and_bytes() -> None:
         found = kit.reloaded([value])[0]
         assert type(found).__name__ in ("set", "frozenset", "bytearray")
         assert found == expected
+
+
+def quantized(scales: bytes, zero_points: bytes) -> bytes:
+    scheme = kit.named("torch", "per_channel_affine")
+    told = kit.tuple_of(scheme, scales, zero_points, kit.integer(0))
+    over = kit.storage("0", "QInt8Storage", 2)
+    rest = (kit.integer(0), kit.sizes((2,)), kit.sizes((1,)), told, b"\x89")
+    return kit.call("torch._utils", "_rebuild_qtensor", over, *rest, kit.call(*kit.ORDERED_DICT))
+
+
+def test_scales_that_stand_in_lists() -> None:
+    """As old files have them; a list can hold anything, and be filled after it was used."""
+
+    def found(scales: bytes, zero_points: bytes = b"](K\x00K\x01e") -> Any:
+        return psd.load(kit.archive(b"]" + quantized(scales, zero_points) + b"a", {"0": b"\1\2"}))[
+            0
+        ]
+
+    half = b"G" + b"\x3f\xe0" + bytes(6)
+    assert found(b"](" + half + b"K\x01e").dequantize().tolist() == [0.5, 1.0]
+    for scales in (b"](" + kit.text("a") + b"K\x01e", b"](]K\x01e", b"](N\x88e"):
+        with pytest.raises(psd.CorruptError, match="scales"):
+            found(scales)
+    with pytest.raises(psd.CorruptError, match="beyond all bounds"):
+        found(b"](K\x01K\x02e", b"](K\x00\x8a\x09" + bytes(8) + b"\x01e")
+    late = b"]q\x010" + b"](" + quantized(b"h\x01", b"](K\x00K\x01e") + b"h\x01(K\x01K\x02e" + b"e"
+    with pytest.raises(psd.CorruptError, match="scales"):
+        psd.load(kit.archive(late, {"0": b"\1\2"}))
