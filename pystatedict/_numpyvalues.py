@@ -317,6 +317,7 @@ class UnbuiltMasked(Unbuilt):
         shape, dtype, fortran, data, mask_bytes, filling = _state_of(state, 7)
         tell(filling is None or (type(filling) is np.ndarray and filling.shape == ()))
         array = _array(shape, dtype, fortran, data)
+        tell(filling is None or not filling.dtype.hasobject or dtype == np.dtype(object))
         masks = np.ma.make_mask_descr(dtype)
         mask = _of_bytes(shape, masks, mask_bytes, fortran, array.size, "masked array")
         try:

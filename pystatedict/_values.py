@@ -535,6 +535,13 @@ def build(target: Any, state: Any) -> Any:
 def _built(target: Any, state: Any, name: str) -> Any:
     if name in ("argparse.Namespace", "types.SimpleNamespace"):
         expect(isinstance(state, dict) and all(type(k) is str for k in state), name, "no state")
+        if any(key.startswith("__") for key in state):
+            # NumPy, for one, believes what an object's __array_interface__ says of memory.
+            form = "newobj" if name == "argparse.Namespace" else "reduce"
+            module, _, kind = name.partition(".")
+            opaque = Opaque(module, kind, (), None, form)
+            opaque.state = state
+            return opaque
         target.__dict__.update(state)
         return target
     if name == "numpy.ndarray":

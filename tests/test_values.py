@@ -1259,3 +1259,16 @@ def test_scales_that_stand_in_lists() -> None:
     late = b"]q\x010" + b"](" + quantized(b"h\x01", b"](K\x00K\x01e") + b"h\x01(K\x01K\x02e" + b"e"
     with pytest.raises(psd.CorruptError, match="scales"):
         psd.load(kit.archive(late, {"0": b"\1\2"}))
+
+
+@pytest.mark.parametrize("where", [("argparse", "Namespace"), ("types", "SimpleNamespace")])
+def test_names_that_mean_something_to_python_are_no_attributes(where: tuple[str, str]) -> None:
+    """An object that says where its memory lies is believed by NumPy."""
+    told = kit.dict_of({"__array_interface__": b"}", "a": kit.integer(1)})
+    found = psd.load(kit.archive(kit.named(*where) + b")\x81" + told + b"b"))
+    assert isinstance(found, psd.Opaque)
+    assert (found.module, found.name, found.a) == (*where, 1)
+    assert not hasattr(found, "__array_interface__")
+    again = pickle.loads(kit.pickle_in(kit.saved(found, opaque=True)))
+    assert type(again).__name__ == where[1]
+    assert again.a == 1
