@@ -10,7 +10,7 @@ from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
 from pystatedict._files import replacing, writer_of
 from pystatedict._opening import open_archive
-from pystatedict._roots import find_root
+from pystatedict._roots import find_root, warn_of_methods
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     archive = open_archive(f, limits=limits)
     with _Naming(archive.path):
         ref, path = find_root(archive, root)
+    warn_of_methods(archive)
     return Checkpoint(archive, ref, path)
 
 
@@ -150,6 +151,7 @@ def load(
         obj = archive.load(ref, _values, copy=copy, meta=meta)
         if trainable is not False:
             _apply_flags(archive, obj, path, trainable)
+    warn_of_methods(archive)
     if copy:
         archive.close()
     return obj
@@ -178,6 +180,13 @@ def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dang
     return place == "meta"
 
 
+# What torch.fx modules are saved as; torch runs their source text to make them anew.
+_GRAPHS = (
+    "torch.fx.graph_module.reduce_graph_module",
+    "torch.fx.graph_module.reduce_package_graph_module",
+)
+
+
 def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
     if unknown == "opaque" and dangerous == "opaque":
         return
@@ -197,6 +206,13 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
             worst = "dangerous" if said == "dangerous" else worst
     if not refused:
         return
+    if worst == "dangerous" and all(name in _GRAPHS for name in refused):
+        raise UnsafePickleError(
+            "the file holds a graph module of torch.fx, whose source text torch would run",
+            code="dangerous-global",
+            globals=refused,
+            hint='load(f, root="auto", dangerous="opaque") reads its tensors and runs nothing',
+        )
     if worst == "dangerous":
         raise UnsafePickleError(
             "the pickle asks for code while loading; this is no mere data, and nothing was run",
@@ -213,9 +229,12 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
 
 def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: Any) -> None:
     """Give the state_dict in `obj` the flags of the argument or of the sidecar."""
+    from pystatedict._opaque import OpaqueModule
     from pystatedict._statedict import StateDict
 
     if isinstance(trainable, Mapping):
+        if isinstance(obj, OpaqueModule):
+            obj = obj.state_dict()
         if not isinstance(obj, StateDict):
             raise TypeError("trainable flags need a state_dict; say which by root=")
         for name, flag in trainable.items():
@@ -231,6 +250,8 @@ def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: A
     target = obj
     for key in where[len(path) :]:
         target = target.get(key) if isinstance(target, dict) else None
+    if isinstance(target, OpaqueModule):
+        target = target.state_dict()
     if flags and isinstance(target, StateDict):
         for name, flag in flags.items():
             if name in target:

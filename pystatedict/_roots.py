@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pystatedict._errors import MissingTensorError, UnsupportedError
+from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError, warn
+from pystatedict._opaque import warn_of_untold
 from pystatedict._printable import printable
 
 TYPE_CHECKING = False
@@ -22,9 +23,21 @@ class AmbiguousRootError(MissingTensorError):
     """Several state_dicts are candidates for ``root="auto"``."""
 
 
+def warn_of_methods(archive: Archive) -> None:
+    """Warn of torch.save(model.state_dict, f): the parentheses were forgotten."""
+    for name in archive.methods()[:1]:
+        called = printable(name)
+        warn(
+            f"the file holds a method of a model, {called!r} without its parentheses, and so the"
+            f" whole model; its tensors were read all the same. Save it right with"
+            f" torch.save(model.{called}(), f)."
+        )
+
+
 def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
     """(value, path to it) for ``root``: None is the whole object, "auto" the one state_dict
-    inside, anything else a dotted path.
+    inside, anything else a dotted path.  Of a whole module that is found, the value is what
+    its state_dict() would give.
 
     Raises MissingTensorError when there is none, or more than one.
     """
@@ -32,40 +45,88 @@ def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
         return archive.root, ()
     if root == "auto":
         return _auto(archive)
-    return _follow(archive, root)
+    ref, path = _follow(archive, root)
+    return _state_dict(archive, ref), path
 
 
-def _tensor_dicts(archive: Archive, ref: int) -> list[tuple[str, int]]:
-    """(name, value) of the dicts below `ref` that hold tensors themselves."""
-    return [
-        (str(key), child)
-        for key, child, kind in archive.children(ref) or ()
-        if kind == "dict" and archive.direct(child)
-    ]
+def _state_dict(archive: Archive, ref: int) -> int:
+    """Of a whole module what its state_dict() would give; any other value as it is."""
+    found = archive.state_dict(ref)
+    warn_of_untold(archive.untold(ref))
+    if found is None:
+        raise LimitError(
+            "the state_dict of the module would be too large", hint="load() gives the module"
+        )
+    return found or ref
+
+
+Row = tuple[Path, int, str]  # path, value, kind
+
+
+def _below(archive: Archive, level: list[Row], seen: set[int]) -> list[Row]:
+    """What the containers of `level` hold, each value once."""
+    rows: list[Row] = []
+    for path, ref, _ in level:
+        for key, child, kind in archive.children(ref) or ():
+            if kind not in ("tensor", "value") and child not in seen:
+                seen.add(child)
+                rows.append(((*path, str(key)), child, kind))
+    return rows
+
+
+def _is_closed(archive: Archive, row: Row) -> bool:
+    """What is not searched: modules, optimizers' states, and the insides of modules."""
+    names = {str(key) for key, _, _ in archive.children(row[1]) or ()}
+    inside = {"_parameters", "_modules"} <= names
+    return row[2] == "module" or inside or {"state", "param_groups"} <= names
+
+
+def _state_dicts(archive: Archive, rows: list[Row]) -> list[Row]:
+    """Dicts that hold tensors themselves, and whole modules; those of known names if any."""
+    modules = [row for row in rows if row[2] == "module"]
+    dicts = [row for row in rows if row[2] == "dict" and archive.direct(row[1])]
+    known = [row for row in modules + dicts if row[0][-1] in _NAMES]
+    filled = [row for row in modules if archive.direct(row[1])]
+    return known or filled or dicts or modules
+
+
+def _is_unknown(archive: Archive, row: Row) -> bool:
+    """Is it where the weights should be, and an object that is no module to us?"""
+    named = row[2] == "object" and row[0][-1] in _NAMES
+    return named and bool(archive.tensors(row[1]))
 
 
 def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
-    children = archive.children(root)
-    if children is None:
-        raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
-    found = _tensor_dicts(archive, root)
-    known = [(name, ref) for name, ref in found if name in _NAMES]
-    if not known and archive.direct(root):
+    if archive.state_dict(root) != 0:
+        return _state_dict(archive, root), ()
+    seen = {root}
+    level = _below(archive, [((), root, "dict")], seen)
+    found = _state_dicts(archive, level)
+    unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
+    if unknown and not any(path[-1] in _NAMES for path, _, _ in found):
+        raise UnsupportedError(
+            f"the weights in {printable(unknown[0])!r} stand in an object that tells them in a"
+            " way of its own",
+            code="no-state-dict",
+            hint="load() gives the object as it is, unknown classes inert",
+        )
+    if archive.direct(root) and not any(path[-1] in _NAMES for path, _, _ in found):
         return root, ()
-    if not known:
-        known = found
-    if len(known) == 1:
-        return known[0][1], (known[0][0],)
-    if known:
-        names = [name for name, _ in known]
+    while level and not found:
+        level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
+        found = _state_dicts(archive, level)
+    if len(found) == 1:
+        return _state_dict(archive, found[0][1]), found[0][0]
+    if found:
+        names = [".".join(path) for path, _, _ in found]
         raise AmbiguousRootError(
-            f"the file holds {len(known)} state_dicts: {', '.join(map(printable, names))}",
+            f"the file holds {len(names)} state_dicts: {', '.join(map(printable, names))}",
             code="ambiguous-root",
             hint=f"say which: root={names[0]!r}",
             suggestions=names,
         )
-    if any(kind == "object" for _, _, kind in children) or archive.tensors():
+    if archive.tensors():
         raise UnsupportedError(
             "the file holds no state_dict; its tensors stand in other objects",
             code="no-state-dict",

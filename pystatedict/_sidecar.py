@@ -30,7 +30,7 @@ import errno
 import os
 import stat
 
-from ._errors import SidecarError, StaleSidecarError, StateDictWarning
+from ._errors import SidecarError, StaleSidecarError, warn
 from ._printable import printable
 
 TYPE_CHECKING = False
@@ -130,7 +130,7 @@ def load_trainable(
         if trouble is not None:
             if on_stale == "raise" and isinstance(trouble, SidecarError):
                 raise trouble
-            _warn(trouble)
+            warn(trouble)
         return spread(sidecar, checkpoint)
 
 
@@ -155,12 +155,12 @@ def find_flags(
             if isinstance(trouble, SidecarError):
                 raise trouble
             if trouble is not None:
-                _warn(trouble)
+                warn(trouble)
         return spread(said, names)
     except SidecarError as exc:
         if on_stale == "raise" or exc.code == "sidecar-missing":
             raise
-        _warn(f"{exc}\n  The flags were not applied.")
+        warn(f"{exc}\n  The flags were not applied.")
         return None
 
 
@@ -556,17 +556,6 @@ def _malformed(path: str, why: str) -> SidecarError:
         evidence=[why],
         hint="remove it, or write it again with save_trainable(f, flags)",
     )
-
-
-def _warn(trouble: object) -> None:
-    """Warn, at the line that called into this package."""
-    import sys
-    import warnings
-
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__package__") == __package__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
 
 
 def _shown(text: str) -> str:

@@ -82,6 +82,7 @@ psd_torch_is_plain(const psd_global *global, bool called)
     switch (psd_known_of(global->tag)) {
     case PSD_KNOWN_NOTHING:
     case PSD_KNOWN_GETATTR:
+    case PSD_KNOWN_COMPILED:
     case PSD_KNOWN_GRAPH_MODULE: return false;
     case PSD_KNOWN_LOAD_FROM_BYTES: return !called;
     default: return true;
@@ -115,6 +116,7 @@ psd_known_find(psd_span module, psd_span name)
     static const row codecs[] = {{"encode", PSD_KNOWN_ENCODE}};
     static const row builtins[] = {{"getattr", PSD_KNOWN_GETATTR}};
     static const row graph[] = {{"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE}};
+    static const row compiled[] = {{"OptimizedModule", PSD_KNOWN_COMPILED}};
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},
@@ -152,6 +154,9 @@ psd_known_find(psd_span module, psd_span name)
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.fx.graph_module"))) {
         return FIND(graph);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch._dynamo.eval_frame"))) {
+        return FIND(compiled);
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.serialization"))) {
         return FIND(serialization);

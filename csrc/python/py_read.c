@@ -667,9 +667,13 @@ attach_modules(reader *r)
         if (r->objects[m->at] == NULL) {
             continue;
         }
+        PyObject *untold = py_untold(r->archive, m->at);
         PyObject *attached =
-            PyObject_CallMethod(r->values, "attach_module", "OO", r->objects[m->at],
-                                object_at(r, m->state_dict));
+            untold == NULL ? NULL
+                           : PyObject_CallMethod(r->values, "attach_module", "OOO",
+                                                 r->objects[m->at],
+                                                 object_at(r, m->state_dict), untold);
+        Py_XDECREF(untold);
         Py_XDECREF(attached);
         done = attached != NULL;
     }
