@@ -414,30 +414,48 @@ def _as_state_dict(checkpoint: Checkpoint) -> Any:
 _PARAMETER, _REQUIRES_GRAD = 1, 2
 
 
-def _state_dicts(obj: Any) -> Iterator[Any]:
-    """Every StateDict in a nest of dicts, lists and tuples, the outer before the inner."""
-    from pystatedict._statedict import StateDict
+def _containers(obj: Any) -> Iterator[Any]:
+    """Every container in a nest of them and opaque objects, the outer before the inner."""
+    from pystatedict._opaque import Opaque
+
+    kinds = (dict, list, tuple, Opaque)
 
     seen: set[int] = set()
     todo = [obj]
     while todo:
         part = todo.pop()
-        if id(part) in seen or not isinstance(part, (dict, list, tuple)):
+        if id(part) in seen or not isinstance(part, kinds):
             continue
         seen.add(id(part))
-        if isinstance(part, StateDict):
-            yield part
+        yield part
         # Copied at one stroke: another thread may change it meanwhile.
-        below = list(part.values() if isinstance(part, dict) else part)
-        todo.extend(v for v in below if isinstance(v, (dict, list, tuple)))
+        if isinstance(part, Opaque):
+            below = [part.args, part.kwargs, part.state, part.items, part.appends]
+        else:
+            below = list(part.values() if isinstance(part, dict) else part)
+        todo.extend(v for v in below if isinstance(v, kinds))
+
+
+def _state_dicts(obj: Any) -> Iterator[Any]:
+    from pystatedict._statedict import StateDict
+
+    return (part for part in _containers(obj) if isinstance(part, StateDict))
 
 
 def _parameter_flags(obj: Any, trainable: Any) -> dict[int, tuple[int, Any]] | None:
-    """{id of an array: (flag bits, Python attributes)} of every StateDict in `obj`."""
+    """{id of an array: (flag bits, Python attributes)} of every StateDict in `obj`; and of
+    lists and tuples what the pickle had told."""
+    from pystatedict._loose import recalled
+    from pystatedict._statedict import StateDict
+
     flags: dict[int, tuple[int, Any]] = {}
-    for sd in _state_dicts(obj):
-        _flags_of(sd, trainable, flags)
-    return flags or None
+    loose: dict[int, tuple[int, Any]] = {}
+    for part in _containers(obj):
+        if isinstance(part, StateDict):
+            _flags_of(part, trainable, flags)
+        elif isinstance(part, (list, tuple)) and trainable is not False:
+            loose.update({id(v): (bits, None) for v in part if (bits := recalled(v))})
+    return {**loose, **flags} or None
 
 
 def _flags_of(sd: Any, trainable: Any, flags: dict[int, tuple[int, Any]]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_items", "attach_module", "attach_state", "build", "call", "composite", "global_value",
-    "numpy_dtype", "persistent", "quantized", "resolve", "set_items", "state_dict",
+    "numpy_dtype", "persistent", "quantized", "remember", "resolve", "set_items", "state_dict",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------ containers
@@ -352,6 +352,14 @@ def attach_module(target: Any, state_dict: Any, untold: list[tuple[str, str, boo
         target.__class__ = OpaqueModule
         target._state_dict = state_dict
         target._untold = untold
+
+
+def remember(array: Any, bits: int) -> None:
+    """Flags of an array in a list or tuple: save() makes the same Parameter of it."""
+    if hasattr(array, "__array_interface__"):
+        from pystatedict import _loose
+
+        _loose.remember(array, bits)
 
 
 def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:

@@ -417,7 +417,9 @@ find_storage(const psd_archive *archive, psd_span key)
     if (psd_span_equal(archive->options.record, PSD_LITERAL("constants.pkl"))) {
         return find_in(archive, PSD_LITERAL("constants/"), key, none);
     }
-    return find_in(archive, PSD_LITERAL("data/"), key, none);
+    const psd_zip_entry *entry = find_in(archive, PSD_LITERAL("data/"), key, none);
+    /* torch 1.4, where this container could be asked for */
+    return entry != NULL ? entry : find_in(archive, PSD_LITERAL("tensors/"), key, none);
 }
 
 const psd_zip_entry *

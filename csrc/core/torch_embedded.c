@@ -44,14 +44,15 @@ is_filled(const psd_call *call)
 }
 
 /*
- * The value itself if it is bytes.  _codecs.encode(text, 'latin1'), by which
+ * The value itself if it is bytes, or the str that Python 2 had for them.  _codecs.encode(text, 'latin1'), by which
  * protocol 2 spells them, becomes bytes in place; anything else gives NULL.
  */
 static psd_status
 bytes_at(psd_torch_pass *p, psd_ref ref, const psd_value **bytes)
 {
     psd_value *v = psd_value_at(p->pool, ref);
-    *bytes = v->kind == PSD_KIND_BYTES ? v : NULL;
+    bool is_bytes = v->kind == PSD_KIND_BYTES || v->kind == PSD_KIND_STRING;
+    *bytes = is_bytes ? v : NULL;
     if (v->kind != PSD_KIND_CALL || is_filled(v->as.call)) {
         return PSD_OK;
     }

@@ -148,6 +148,22 @@ add_convolution(psd_walk *w, psd_span prefix, psd_ref parts)
     return add_scale(w, prefix, items[2], items[3]);
 }
 
+/* The same of a state that is a tuple: (weight, bias, training, dtype). */
+static bool
+add_unpacked(psd_walk *w, psd_span prefix, psd_ref parts)
+{
+    psd_pool *pool = w->p->pool;
+    const psd_ref *items = psd_value_at(pool, parts)->as.items;
+    if (!psd_walk_may_go_on(w, 2 * prefix.size)) {
+        return false;
+    }
+    psd_ref dtype = items[3];
+    psd_ref both = psd_walk_born(w, psd_new_items(pool, PSD_KIND_TUPLE, items, 2));
+    psd_walk_add_entry(w, prefix, PSD_LITERAL("dtype"), dtype);
+    psd_walk_add_entry(w, prefix, PSD_LITERAL("_packed_params"), both);
+    return true;
+}
+
 /* What stands elsewhere than in _parameters and _buffers. */
 bool
 psd_walk_add_others(psd_walk *w, psd_span prefix, const psd_module_look *m)
@@ -161,8 +177,12 @@ psd_walk_add_others(psd_walk *w, psd_span prefix, const psd_module_look *m)
             w, prefix, psd_walk_attribute(pool, attributes, PSD_LITERAL("scale")),
             psd_walk_attribute(pool, attributes, PSD_LITERAL("zero_point")));
     case PSD_CLASS_PACKED_LINEAR:
+        if (attributes == 0) {
+            return add_unpacked(w, prefix, m->parts);
+        }
+        return add_packed(w, prefix, attributes, PSD_CLASS_PACKED_LINEAR);
     case PSD_CLASS_PACKED_EMBEDDING:
-        return add_packed(w, prefix, attributes, (psd_class_form)m->class.form);
+        return add_packed(w, prefix, attributes, PSD_CLASS_PACKED_EMBEDDING);
     case PSD_CLASS_PACKED_PARAMETER:
         return add_attribute(w, prefix, attributes, PSD_LITERAL("param"));
     case PSD_CLASS_CELL:

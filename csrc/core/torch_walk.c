@@ -50,8 +50,10 @@ is_without_attributes(const psd_pool *pool, const psd_call *call,
     }
     found->parts = call->state;
     const psd_value *state = psd_value_at(pool, call->state);
-    return found->class.form == PSD_CLASS_CONV && state->kind == PSD_KIND_TUPLE &&
-           state->count >= PSD_CONV_PARTS;
+    uint32_t least = found->class.form == PSD_CLASS_CONV            ? PSD_CONV_PARTS
+                     : found->class.form == PSD_CLASS_PACKED_LINEAR ? PSD_LINEAR_PARTS
+                                                                    : UINT32_MAX;
+    return state->kind == PSD_KIND_TUPLE && state->count >= least;
 }
 
 /* A call whose attributes are those of a module. */

@@ -19,9 +19,11 @@ typedef struct {
 } psd_pairs;
 
 /* What a class without attributes is told by: of torch.compile's (module, context),
- * of quantized convolutions a state of ten settings, weight, bias, scale, zero point. */
+ * of quantized convolutions a state of ten settings, weight, bias, scale, zero point,
+ * of packed linear weights before torch 1.9 (weight, bias, training, dtype). */
 #define PSD_CONV_WEIGHT 10u
 #define PSD_CONV_PARTS 14u
+#define PSD_LINEAR_PARTS 4u
 
 /* A module as its pickle tells of it. */
 typedef struct {

@@ -116,6 +116,9 @@ PyObject *py_tree_tensors(py_archive *archive, psd_ref ref);
 PyObject *py_tree_direct(py_archive *archive, psd_ref ref);
 
 /* [(key, ref, kind), ...] or None. */
+/* Is it collections.OrderedDict(), whose parts are its items? */
+bool py_is_ordered_dict(const psd_pool *pool, const psd_call *call);
+
 /* [(path, what, is it a hook?), ...] of what a module's state_dict may lack. */
 PyObject *py_untold(py_archive *archive, psd_ref ref);
 

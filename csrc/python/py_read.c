@@ -223,14 +223,15 @@ any_tensor(const psd_pool *pool, const psd_ref *items, uint32_t count)
     return false;
 }
 
-/* Is the call collections.OrderedDict() of no arguments? */
-static bool
-is_ordered_dict(const psd_pool *pool, const psd_call *call)
+/* Is the call collections.OrderedDict(), whose items are told afterwards?  Of Python 2
+ * they stand in its argument, too. */
+bool
+py_is_ordered_dict(const psd_pool *pool, const psd_call *call)
 {
     const psd_value *callable = psd_value_at(pool, call->callable);
     const psd_value *args = psd_value_at(pool, call->args);
     return callable->kind == PSD_KIND_GLOBAL && args->kind == PSD_KIND_TUPLE &&
-           args->count == 0 &&
+           (args->count == 0 || (args->count == 1 && call->item_count > 0)) &&
            psd_span_equal(callable->as.global->module, PSD_LITERAL("collections")) &&
            psd_span_equal(callable->as.global->name, PSD_LITERAL("OrderedDict"));
 }
@@ -247,7 +248,7 @@ find_state_dicts(reader *r)
             r->holds[ref] =
                 ref == r->root || any_tensor(r->pool, v->as.items, v->count);
         }
-        else if (v->kind == PSD_KIND_CALL && is_ordered_dict(r->pool, v->as.call)) {
+        else if (v->kind == PSD_KIND_CALL && py_is_ordered_dict(r->pool, v->as.call)) {
             const psd_call *call = v->as.call;
             /* Attributes (_metadata) need a place, too. */
             r->holds[ref] = ref == r->root || call->state != 0 ||
@@ -680,6 +681,41 @@ attach_modules(reader *r)
     return done;
 }
 
+/* Let flags of tensors in a list or tuple be known, where no StateDict keeps them. */
+static bool
+remember_flags(reader *r, const psd_value *sequence)
+{
+    const psd_model *model = &r->archive->core.model;
+    bool done = true;
+    for (uint32_t i = 0; i < sequence->count && done; i++) {
+        psd_ref ref = sequence->as.items[i];
+        const psd_value *v = psd_value_at(r->pool, ref);
+        unsigned flags = v->kind != PSD_KIND_TENSOR
+                             ? 0
+                             : model->tensors[v->as.index].flags &
+                                   (PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD);
+        if (flags != 0) {
+            PyObject *told = PyObject_CallMethod(r->values, "remember", "OI",
+                                                 object_at(r, ref), flags);
+            Py_XDECREF(told);
+            done = told != NULL;
+        }
+    }
+    return done;
+}
+
+static bool
+remember_all(reader *r)
+{
+    bool done = true;
+    for (psd_ref ref = 1; ref <= r->pool->count && done; ref++) {
+        const psd_value *v = psd_value_at(r->pool, ref);
+        bool is_sequence = v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE;
+        done = !is_sequence || r->objects[ref] == NULL || remember_flags(r, v);
+    }
+    return done;
+}
+
 /* ---------------------------------------------------------------- the face */
 
 PyObject *
@@ -707,7 +743,7 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
     }
     else if (mark(&r)) {
         find_state_dicts(&r);
-        if (replay(&r) && attach_modules(&r)) {
+        if (replay(&r) && attach_modules(&r) && remember_all(&r)) {
             result = Py_NewRef(r.objects[ref]);
         }
     }

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that torch of many ages wrote, and what it said of them: no torch needed here.
+
+tests/data/make_*.py make them; tests/fixtures.py says how they are compared.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import fixtures
+import pytest
+
+import pystatedict as psd
+
+ROWS = fixtures.rows_in("*/*.json")
+
+
+@pytest.fixture(params=ROWS, ids=fixtures.name_of)
+def row(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = request.param
+    return found
+
+
+def options(row: dict[str, Any]) -> dict[str, Any]:
+    return {"dangerous": "opaque"} if row.get("dangerous") else {}
+
+
+def test_load(row: dict[str, Any]) -> None:
+    with fixtures.expected_warning(row):
+        obj = psd.load(row["path"], verify=True, **options(row))
+        fixtures.check(obj, row["object"])
+
+
+def test_load_from_memory_and_with_copies(row: dict[str, Any]) -> None:
+    data = row["path"].read_bytes()
+    with fixtures.expected_warning(row):
+        fixtures.check(psd.load(data, copy=True, **options(row)), row["object"])
+        fixtures.check(psd.load(row["path"], mmap=False, **options(row)), row["object"])
+
+
+def test_there_and_back(row: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "again.pth"
+    with fixtures.expected_warning(row):
+        psd.save(psd.load(row["path"], **options(row)), path, opaque=True)
+        fixtures.check(psd.load(path, verify=True, **options(row)), row["object"])
+
+
+def test_open(row: dict[str, Any]) -> None:
+    with fixtures.expected_warning(row), psd.open(row["path"]) as checkpoint:
+        fixtures.check_listing(checkpoint, row["object"])
+
+
+MODULES = [row for row in ROWS if next(iter(row["object"])) in ("m", "method")]
+
+
+@pytest.mark.parametrize("row", MODULES, ids=fixtures.name_of)
+def test_the_state_dict_of_a_whole_model(row: dict[str, Any]) -> None:
+    with fixtures.expected_warning(row):
+        fixtures.check_state_dict(psd.load(row["path"], root="auto", **options(row)), row["object"])
+
+
+@pytest.mark.parametrize("row", MODULES, ids=fixtures.name_of)
+def test_flags_of_a_whole_model(row: dict[str, Any]) -> None:
+    told = row["object"].get("of", row["object"])["m"]
+    if row.get("dangerous"):
+        with pytest.raises(psd.UnsafePickleError, match="graph module"):
+            psd.items(row["path"])
+        return
+    with fixtures.expected_warning(row):
+        found = {name: flag for name, _, flag in psd.items(row["path"], trainable=True)}
+    arrays = {name for name, said in told["state_dict"]["d"] if "t" in said or "q" in said}
+    assert {name: found[name] for name in arrays} == {
+        name: told["trainable"][name] for name in arrays
+    }
+
+
+def test_there_is_enough() -> None:
+    """What the folder must hold for the tests above to say something."""
+    assert {row["torch"] for row in ROWS} >= {"1.0.0", "1.3.1", "1.4.0", "1.6.0", "1.13.1"}
+    size = sum(path.stat().st_size for path in fixtures.DATA.rglob("*") if path.is_file())
+    assert size < 1_000_000
