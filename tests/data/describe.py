@@ -9,7 +9,7 @@ A value is a JSON object of one key that tells its kind:
     {"v": value}                    None, bool, int, float, text
     {"d": [[key, value], ...]}      a dict, in order; with "metadata" of a state_dict
     {"l": [...]}, {"u": [...]}      a list, a tuple
-    {"t": {...}}                    a dense tensor
+    {"t": {...}}                    a dense tensor; what is usual is left out
     {"s": {...}}, {"q": {...}}, {"n": {...}}, {"w": {...}}
                                     a sparse, quantized, nested tensor, a wrapper subclass
     {"m": {...}}                    a module, by its state_dict and flags
@@ -29,7 +29,7 @@ try:
 except NameError:
     text_type = str
 
-SHORT = 64  # bytes of a tensor that are written out; of longer ones a digest is
+SHORT = 32  # bytes of a tensor that are written out; of longer ones a digest is
 
 
 def plain_text(value):
@@ -67,6 +67,14 @@ def content(data):
     return {"hex": "".join("%02x" % byte for byte in bytearray(data))}
 
 
+def contiguous(shape):
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.insert(0, step)
+        step *= max(size, 1)
+    return strides
+
+
 class Describer(object):
     def __init__(self):
         self.storages = {}
@@ -79,15 +87,19 @@ class Describer(object):
     def flags(self, tensor):
         parameter = isinstance(tensor, torch.nn.Parameter)
         told = tensor.requires_grad if parameter or tensor.requires_grad else None
-        return {"requires_grad": told, "parameter": parameter}
+        if getattr(tensor, "_is_buffer", False):
+            told = False
+        said = {} if told is None else {"requires_grad": bool(told)}
+        if parameter:
+            said["parameter"] = True
+        return said
 
     def dense(self, tensor):
-        said = {
-            "dtype": name_of(tensor.dtype),
-            "shape": list(tensor.shape),
-            "stride": list(tensor.stride()),
-            "offset": tensor.storage_offset(),
-        }
+        said = {"dtype": name_of(tensor.dtype), "shape": list(tensor.shape)}
+        if list(tensor.stride()) != contiguous(tensor.shape):
+            said["stride"] = list(tensor.stride())
+        if tensor.storage_offset():
+            said["offset"] = tensor.storage_offset()
         said.update(self.flags(tensor))
         data = tensor.detach()
         if type(data) is not torch.Tensor and hasattr(data, "as_subclass"):
@@ -173,13 +185,14 @@ class Describer(object):
         return said
 
     def storage_by_itself(self, storage):
-        if type(storage).__name__ == "UntypedStorage":
-            tensor = torch.tensor([], dtype=torch.uint8).set_(storage)
+        name = type(storage).__name__
+        if name == "UntypedStorage":
+            dtype = torch.uint8
+        elif hasattr(storage, "dtype"):
+            dtype = storage.dtype
         else:
-            kind = type(storage).__name__.replace("Storage", "Tensor")
-        dtype = getattr(storage, "dtype", None) or getattr(torch, kind)().dtype
-        tensor = torch.tensor([], dtype=dtype).set_(storage)
-        return {"t": self.dense(tensor)}
+            dtype = getattr(torch, name.replace("Storage", "Tensor"))().dtype
+        return {"t": self.dense(torch.tensor([], dtype=dtype).set_(storage))}
 
     def mapping(self, obj):
         said = {"d": [[self.key(key), self.one(value)] for key, value in obj.items()]}

@@ -264,7 +264,7 @@ def many():
 def main():
     if not os.path.isdir(FOLDER):
         os.makedirs(FOLDER)
-    (few if RELEASE in ((1, 2), (1, 8), (2, 0), (2, 4)) else many)()
+    (few if RELEASE in ((1, 2), (1, 8), (1, 10), (2, 0), (2, 4)) else many)()
     write(FOLDER + ".json", {"torch": VERSION, "python": sys.version.split()[0], "files": ROWS})
 
 
