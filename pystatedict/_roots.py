@@ -75,19 +75,20 @@ def _below(archive: Archive, level: list[Row], seen: set[int]) -> list[Row]:
 
 
 def _is_closed(archive: Archive, row: Row) -> bool:
-    """What is not searched: modules, optimizers' states, and the insides of modules."""
-    names = {str(key) for key, _, _ in archive.children(row[1]) or ()}
+    """What is not searched: modules and their insides, and what optimizers keep."""
+    path, ref, kind = row
+    names = {str(key) for key, _, _ in archive.children(ref) or ()}
     inside = {"_parameters", "_modules"} <= names
-    return row[2] == "module" or inside or {"state", "param_groups"} <= names
+    optimizer = {"state", "param_groups"} <= names or "".join(path[-1:]).startswith("optim")
+    return kind == "module" or inside or optimizer
 
 
 def _state_dicts(archive: Archive, rows: list[Row]) -> list[Row]:
     """Dicts that hold tensors themselves, and whole modules; those of known names if any."""
-    modules = [row for row in rows if row[2] == "module"]
-    dicts = [row for row in rows if row[2] == "dict" and archive.direct(row[1])]
-    known = [row for row in modules + dicts if row[0][-1] in _NAMES]
-    filled = [row for row in modules if archive.direct(row[1])]
-    return known or filled or dicts or modules
+    all_ = [r for r in rows if r[2] == "module" or (r[2] == "dict" and archive.direct(r[1]))]
+    known = [row for row in all_ if row[0][-1] in _NAMES]
+    filled = [row for row in all_ if row[2] == "module" and archive.direct(row[1])]
+    return known or filled or [row for row in all_ if row[2] == "dict"] or all_
 
 
 def _is_unknown(archive: Archive, row: Row) -> bool:
@@ -100,8 +101,8 @@ def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
     if archive.state_dict(root) != 0:
         return _state_dict(archive, root), ()
-    seen = {root}
-    level = _below(archive, [((), root, "dict")], seen)
+    seen, whole = {root}, ((), root, "dict")
+    level = [] if _is_closed(archive, whole) else _below(archive, [whole], seen)
     found = _state_dicts(archive, level)
     unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
     if unknown and not any(path[-1] in _NAMES for path, _, _ in found):

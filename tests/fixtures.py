@@ -98,7 +98,7 @@ class Check:
             assert dict(obj.metadata) == said["metadata"], where
 
     def _key(self, key: Any) -> Any:
-        return key if isinstance(key, (str, int)) else str(key)
+        return key.qualified_name if isinstance(key, psd.Opaque) else key
 
     def _l(self, obj: Any, told: list[Any], where: str) -> None:
         assert type(obj) is list, where
@@ -128,6 +128,10 @@ class Check:
         name = f"{kind.__module__}.{kind.__qualname__}"
         found = obj.qualified_name if isinstance(obj, psd.Opaque) else name
         assert found.split(".")[-1] == told.split(".")[-1], where
+
+    def _a(self, obj: Any, told: dict[str, Any], where: str) -> None:
+        assert isinstance(obj, np.ndarray), where
+        assert (obj.dtype.name, obj.tolist()) == (told["dtype"], told["values"]), where
 
     # ------------------------------------------------------------------ tensors
 
@@ -216,7 +220,7 @@ class Check:
         assert list(sd) == [name for name, _ in said["d"]], where
         for name, told in said["d"]:
             self.value(sd[name], told, f"{where}.{name}")
-        assert dict(sd.metadata) == said["metadata"], where
+        assert dict(sd.metadata or {}) == said.get("metadata", {}), where
 
 
 def check(obj: Any, said: dict[str, Any]) -> None:
@@ -226,10 +230,12 @@ def check(obj: Any, said: dict[str, Any]) -> None:
 
 
 def check_state_dict(sd: Any, said: dict[str, Any]) -> None:
-    """The one state_dict of a module or of a method of one."""
+    """A state_dict, or the one of a module or of a method of one."""
     checked = Check()
-    told = said["of"]["m"] if "method" in said else said["m"]
-    checked._module(sd, told, "")
+    if "d" in said:
+        checked._entries(sd, said, "")
+    else:
+        checked._module(sd, said["of"]["m"] if "method" in said else said["m"], "")
     checked.finish()
 
 

@@ -12,11 +12,13 @@ A value is a JSON object of one key that tells its kind:
     {"t": {...}}                    a dense tensor; what is usual is left out
     {"s": {...}}, {"q": {...}}, {"n": {...}}, {"w": {...}}
                                     a sparse, quantized, nested tensor, a wrapper subclass
+    {"a": {...}}                    an array of NumPy
     {"m": {...}}                    a module, by its state_dict and flags
     {"r": text}                     a value that reads as this text: a dtype, a device, ...
     {"o": class}                    any other object
 """
 
+import collections
 import hashlib
 import io
 import json
@@ -26,8 +28,9 @@ import torch
 
 try:
     text_type = unicode
+    LONG = long
 except NameError:
-    text_type = str
+    text_type, LONG = str, int
 
 SHORT = 32  # bytes of a tensor that are written out; of longer ones a digest is
 
@@ -201,6 +204,8 @@ class Describer(object):
         return said
 
     def key(self, key):
+        if isinstance(key, type):
+            return "%s.%s" % (key.__module__, key.__name__)
         return plain_text(key) if isinstance(key, (bytes, text_type)) else key
 
     def one(self, obj):
@@ -215,13 +220,17 @@ class Describer(object):
             return self.storage_by_itself(obj)
         if isinstance(obj, torch.Size):
             return {"r": str(tuple(obj))}
-        if isinstance(obj, dict):
+        if type(obj) in (dict, collections.OrderedDict):
             return self.mapping(obj)
-        if isinstance(obj, (list, tuple)):
+        if isinstance(obj, dict):
+            return {"o": "%s.%s" % (type(obj).__module__, type(obj).__name__)}
+        if type(obj) in (list, tuple):
             return {"l" if isinstance(obj, list) else "u": [self.one(part) for part in obj]}
-        if obj is None or isinstance(obj, (bool, int, float)):
+        if isinstance(obj, np.ndarray):
+            return {"a": {"dtype": obj.dtype.name, "values": obj.tolist()}}
+        if obj is None or type(obj) in (bool, int, float, LONG):
             return {"v": obj}
-        if isinstance(obj, (bytes, text_type)):
+        if type(obj) in (bytes, text_type):
             return {"v": plain_text(obj)}
         if isinstance(obj, (torch.dtype, torch.device, torch.layout)):
             return {"r": str(obj)}
