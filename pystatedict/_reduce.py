@@ -183,7 +183,9 @@ def _sparse(obj: SparseTensor) -> Call:
     layout = _Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
     parts = (*obj.parts.values(), Size(obj.shape))
     if obj.layout == "sparse_coo":
-        parts = (obj.indices, obj.values, Size(obj.shape), bool(obj.coalesced))
+        # Whether it is coalesced is told since torch 2.1; older ones read three parts only.
+        told = () if obj.coalesced is None else (obj.coalesced,)
+        parts = (obj.indices, obj.values, Size(obj.shape), *told)
     return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
 
 
