@@ -149,12 +149,20 @@ PSD_CHECKED bool psd_model_reserve(psd_model *model, uint64_t storages,
 PSD_CHECKED bool psd_model_add_storage(psd_model *model, const psd_storage *storage);
 PSD_CHECKED bool psd_model_add_tensor(psd_model *model, const psd_tensor *tensor);
 
+/* What the module at `at` would give; modules are mostly told in the order of `at`. */
+PSD_CHECKED bool psd_model_set_module(psd_model *model, psd_ref at, psd_ref state_dict);
+
+/* Elements that a byte holds; of the packed types more than one, but a storage by itself
+ * counts bytes. */
+unsigned psd_tensor_per_byte(const psd_tensor *tensor);
+
 /* Bytes of all its elements, or of all its parts. */
 uint64_t psd_tensor_nbytes(const psd_tensor *tensor);
 
 /*
  * Note what the state_dict of the object at `at` would be: `count` refs of names
- * and values.  For hosts that know it from elsewhere; before anyone looks.
+ * and values.  For hosts that know it from elsewhere; before anyone looks.  False when
+ * there is no memory, or no room in the pool.
  */
 PSD_CHECKED bool psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,
                                        const psd_ref *entries, uint32_t count);

@@ -18,17 +18,6 @@ psd_layout_name(psd_layout layout)
     return names[layout];
 }
 
-uint64_t
-psd_tensor_nbytes(const psd_tensor *tensor)
-{
-    psd_dtype dtype = (psd_dtype)tensor->dtype;
-    unsigned per_byte = psd_dtype_per_byte(dtype);
-    if (tensor->layout != PSD_LAYOUT_STRIDED) {
-        return tensor->more.composite->nbytes;
-    }
-    return (tensor->numel * psd_dtype_row(dtype)->size + per_byte - 1) / per_byte;
-}
-
 /* ---------------------------------------------------------------- parts */
 
 #define PARTS_MOST PSD_ATTRIBUTES_MOST
