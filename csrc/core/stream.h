@@ -19,6 +19,7 @@
 typedef struct {
     psd_span object; /* the fourth pickle, our own copy */
     uint64_t object_offset;
+    bool whole;           /* false: the object has no end, and nothing follows */
     const psd_span *keys; /* borrowed from the arena */
     uint32_t key_count;
     uint64_t data_offset; /* of the first storage's count */
@@ -29,7 +30,7 @@ bool psd_stream_begins(psd_span head);
 
 /*
  * Find the five pickles of a stream at the start of `input`.  All but the fourth
- * must be mere data.
+ * must be mere data.  Where the object breaks off is for the machine to tell.
  *
  *   PSD_STREAM  another number than the magic one or 1001, or no list of keys
  *   PSD_CALL    something else than data where only data may stand

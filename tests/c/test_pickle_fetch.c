@@ -127,7 +127,7 @@ test_the_machine_stops_there(void)
     static const psd_span programs[] = {
         PSD_LITERAL("N."),
         PSD_LITERAL("\x80\x02}q\x01(X\x01\0\0\0aK\x01X\x01\0\0\0.]u."),
-        PSD_LITERAL("\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x03.a.\x94\x94\x85\x94."),
+        PSD_LITERAL("\x80\x04\x95\x0a\0\0\0\0\0\0\0\x8c\x03.a.\x94\x94\x85\x94."),
         PSD_LITERAL("(dp0\nS'a.'\np1\nI1\nsg0\n0."),
         PSD_LITERAL("cos.path\njoin.\n(V..\ntR."),
         PSD_LITERAL("(iposix\nstat.\nL12L\nF.5\n0."),
@@ -137,6 +137,9 @@ test_the_machine_stops_there(void)
         reading r;
         run(&r, programs[i]);
         CHECK(r.status == PSD_OK);
+        if (r.status != PSD_OK) {
+            (void)fprintf(stderr, "  %zu: %s\n", i, r.err.sentence);
+        }
         CHECK_UINT(r.pickle.size, programs[i].size);
         CHECK_UINT(measured(programs[i]), programs[i].size);
         finish(&r);
