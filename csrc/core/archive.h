@@ -109,6 +109,7 @@ typedef struct {
  *   PSD_TRUNCATED  a storage reaches beyond the file
  *   PSD_STORAGE    a record has not the storage's size
  *   PSD_TENSOR     a window that reaches beyond its storage
+ *   PSD_ARGUMENT   a tensor of a storage that was not told
  */
 PSD_CHECKED psd_status psd_archive_describe(psd_archive *archive,
                                             const psd_input *input,
