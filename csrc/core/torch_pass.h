@@ -13,7 +13,7 @@ typedef struct {
     psd_model *model;
     const psd_torch_source *source;
     const psd_limits *limits;
-    uint32_t *embedded; /* by value: the storage in these bytes, + 1; or NULL */
+    uint32_t *embedded; /* by value: what was found in these bytes; or NULL */
     psd_error *err;
 } psd_torch_pass;
 
