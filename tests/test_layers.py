@@ -71,7 +71,7 @@ LADDER: list[dict[str, list[str]]] = [
         "tar": ["tar.h", "tar_read.c"],
     },
     {
-        "stream": ["stream.h", "stream_read.c"],
+        "stream": ["stream.h", "stream_read.c", "stream_write.c"],
         "torch": [
             "torch.h",
             "torch_composite.c",
@@ -106,6 +106,7 @@ BINDING = [
     "py_archive.c",
     "py_array.c",
     "py_cost.c",
+    "py_describe.c",
     "py_error.c",
     "py_info.c",
     "py_module.c",

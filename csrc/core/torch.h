@@ -252,13 +252,25 @@ psd_dtype psd_torch_class_dtype(psd_pool *pool, psd_ref class_ref);
 psd_span psd_torch_decimal(psd_arena *arena, int64_t v);
 
 /*
- * The way back: every TENSOR of the pool becomes a call with persistent ids, in
- * place.  Storages are keyed by their number, tensors of one storage share its
- * persistent id.  Dtypes without a typed storage class, and storages seen with
- * several dtypes, go through _rebuild_tensor_v3.  Meta tensors keep shape and
- * dtype, and no storage.
+ * The way back: every TENSOR of the pool becomes a call with persistent ids of the
+ * dialect (ZIP or STREAM), in place; `root` is what will be written.  Storages are keyed
+ * by their number, tensors of one storage share its persistent id.  Dtypes without a
+ * typed storage class, and storages seen with several dtypes, go through
+ * _rebuild_tensor_v3.  Meta tensors keep shape and dtype, and no storage.  What is made
+ * of other tensors is written as it was read.
+ *
+ *   PSD_LEGACY    a tensor that torch could not read from a stream
+ *   PSD_ARGUMENT  a tensor without a storage, or a quantized one on a storage that is
+ *                 seen with another dtype
+ *   PSD_LIMIT, PSD_NO_MEMORY
  */
-PSD_CHECKED psd_status psd_torch_write(psd_pool *pool, const psd_model *model,
+PSD_CHECKED psd_status psd_torch_write(psd_pool *pool, psd_ref root,
+                                       const psd_model *model, psd_dialect dialect,
                                        psd_error *err);
+
+/* The key of one of `count` storages: its number, in streams with zeros in front, so that
+ * keys sort as their storages stand.  .data is NULL when there is no memory. */
+psd_span psd_torch_storage_key(psd_arena *arena, psd_dialect dialect, uint32_t storage,
+                               uint32_t count);
 
 #endif

@@ -147,14 +147,14 @@ psd_torch_read_embedded(psd_torch_pass *p, psd_ref ref)
 {
     const psd_call *call = psd_value_at(p->pool, ref)->as.call;
     const psd_value *args = psd_value_at(p->pool, call->args);
-    uint32_t number;
+    uint32_t number = PSD_NO_STORAGE;
     if (p->source->embedded == NULL || args->kind != PSD_KIND_TUPLE ||
         args->count != 1 || is_filled(call)) {
         return PSD_OK;
     }
     psd_ref source = source_of(p, args->as.items[0]);
     psd_status status = source == 0 ? PSD_OK : find_storage(p, call, source, &number);
-    if (status == PSD_OK && source != 0 && number != PSD_NO_STORAGE) {
+    if (status == PSD_OK && number != PSD_NO_STORAGE) {
         psd_value *value = psd_value_at(p->pool, ref);
         value->kind = PSD_KIND_STORAGE;
         value->as.index = number;
