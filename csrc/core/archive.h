@@ -178,8 +178,9 @@ typedef struct {
 
 /*
  * Write `root`, whose TENSOR values speak of `model`, whose storages' bytes are
- * bytes[0 .. model->storage_count).  The pool is lowered in place.  Nothing is poured
- * before all is known to be written.
+ * bytes[0 .. model->storage_count).  Into a stream go the storages of all dense tensors,
+ * so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
+ * all is known to be written.
  */
 PSD_CHECKED psd_status psd_archive_write(psd_pool *pool, psd_ref root,
                                          const psd_model *model, const psd_span *bytes,
