@@ -332,13 +332,15 @@ def save(
             where they were: what the pickle told goes into the pickle, what was said since
             goes into the sidecar.
         protocol: 2.
-        format: "zip".
+        format: "zip", or "legacy" for the stream that torch before 1.6 reads, as do all since;
+            it holds no dtype that torch cannot read from it, such as uint16 or float8.
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
+        UnsupportedError: a legacy file cannot hold a tensor; `key` is its name.
         OSError: the target could not be written; the old file is as it was.
 
     >>> import numpy as np
@@ -349,8 +351,9 @@ def save(
     from pystatedict._reduce import Reducer
 
     _check_save_arguments(obj, f)
-    if format != "zip":
-        raise UnsupportedError(f'format={format!r}: this version writes "zip"', code="format")
+    if format not in ("zip", "legacy"):
+        said = f'format={format!r}: this version writes "zip" and "legacy"'
+        raise UnsupportedError(said, code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -361,15 +364,18 @@ def save(
     if isinstance(obj, Checkpoint):
         obj = _as_state_dict(obj)
     flags = _parameter_flags(obj, trainable)
-    reducer = Reducer(opaque)
+    legacy = format == "legacy"
+    reducer = Reducer(opaque, legacy)
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
             raise ValueError('trainable="sidecar" needs a path, for the sidecar to stand beside')
-        _core.write(obj, writer_of(f), reducer, checksum=checksum, parameters=flags)
+        sink = writer_of(f)
+        _core.write(obj, sink, reducer, checksum=checksum, parameters=flags, legacy=legacy)
         return
     path = os.fsdecode(os.fspath(f))
     with replacing(path, overwrite) as file:
-        _core.write(obj, file.write, reducer, checksum=checksum, parameters=flags)
+        sink = file.write
+        _core.write(obj, sink, reducer, checksum=checksum, parameters=flags, legacy=legacy)
     _write_sidecar(obj, path, trainable)
 
 

@@ -79,7 +79,7 @@ class Archive:
         "records" (any other zip archive), or what describe() says.
         """
     @property
-    def extra(self) -> Any | None: ...  # what describe() was given with the tensors
+    def extra(self) -> dict[str, Any] | None: ...  # what describe() was given with the tensors
     @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
@@ -179,8 +179,9 @@ def write(
     *,
     checksum: bool = True,
     parameters: object = None,
+    legacy: bool = False,
 ) -> int:
-    """Write the object; returns the bytes written."""
+    """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
 
 def crc32(data: Buffer, seed: int = 0, /) -> int: ...
 def crc32_kernels() -> list[tuple[str, bool]]: ...

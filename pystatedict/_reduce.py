@@ -15,6 +15,7 @@ from typing import Any
 
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype, without_metadata
+from pystatedict._errors import UnsupportedError
 from pystatedict._opaque import Opaque
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
@@ -54,10 +55,12 @@ class Reducer:
 
     Args:
         opaque: write Opaque objects back as they were; torch would then import them.
+        legacy: for a legacy stream, of which torch reads the tensors' bytes last.
     """
 
-    def __init__(self, opaque: bool = False) -> None:
+    def __init__(self, opaque: bool = False, legacy: bool = False) -> None:
         self.opaque = opaque
+        self.legacy = legacy
 
     torch_dtype = staticmethod(torch_dtype)
     compact = staticmethod(compact)
@@ -117,7 +120,7 @@ class Reducer:
 
     def _tensor_object(self, obj: TensorObject) -> Any:
         if isinstance(obj, QuantizedTensor):
-            return _quantized(obj)
+            return _quantized(obj, *self._channels(obj))
         if isinstance(obj, TensorSubclass):
             if not self.opaque and obj.type not in _SUBCLASSES:
                 raise TypeError(
@@ -127,6 +130,7 @@ class Reducer:
                 )
             made = _subclass(obj)
         elif isinstance(obj, NestedTensor):
+            self._check_nested(obj)
             made = _nested(obj)
         else:
             assert isinstance(obj, SparseTensor)
@@ -137,6 +141,22 @@ class Reducer:
         return _call(
             "torch._utils", "_rebuild_parameter", inner, bool(obj.requires_grad), OrderedDict()
         )
+
+    def _channels(self, obj: QuantizedTensor) -> tuple[Any, Any]:
+        """Scales and zero points; those that torch would convert before their bytes are read."""
+        if not self.legacy or obj.scales is None or obj.zero_points is None:
+            return obj.scales, obj.zero_points
+        if obj.qscheme == "per_channel_affine":
+            return obj.scales.astype("f8", copy=False), obj.zero_points.astype("i8", copy=False)
+        return obj.scales.astype("f4", copy=False), obj.zero_points.astype("f4", copy=False)
+
+    def _check_nested(self, obj: NestedTensor) -> None:
+        """torch needs the sizes of strided parts to make the tensor; it reads them later."""
+        if self.legacy and obj.layout == "nested":
+            raise UnsupportedError(
+                "torch cannot read a nested tensor of strided parts from a legacy file",
+                code="legacy-layout",
+            )
 
     def _type(self, obj: type) -> Any:
         if obj in PLAIN_TYPES:
@@ -168,14 +188,14 @@ class Reducer:
 _SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
 
 
-def _quantized(obj: QuantizedTensor) -> Any:
+def _quantized(obj: QuantizedTensor, scales: Any, zero_points: Any) -> Any:
     packed = obj.packed is not None
     bits = (_PARAMETER if obj.is_parameter else 0) | (_REQUIRES_GRAD if obj.requires_grad else 0)
     return (
         obj._array, obj.dtype, bits,
         obj.shape if packed else None, obj._strides if packed else None, obj._offset,
         obj.qscheme, obj.scale or 0.0, obj.zero_point or 0,
-        obj.scales, obj.zero_points, obj.axis or 0,
+        scales, zero_points, obj.axis or 0,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
  * What is known of torch's own module classes by their names: the version that
  * their state_dict() states, and how those that keep their weights elsewhere than
  * in _parameters and _buffers tell them.
- * Sources: torch/nn/modules/batchnorm.py and instancenorm.py, torch/ao/nn/quantized
+ * Sources: torch/nn/modules/batchnorm.py and instancenorm.py, torch/ao/nn/quantized,
  * and torch/ao/nn/intrinsic/quantized (torch/nn/... before 1.13).
  */
 #include "torch_class.h"
@@ -82,6 +82,21 @@ quantized_class(psd_span file, psd_span name, bool dynamic)
     return (psd_class){PSD_CLASS_PLAIN, 1};
 }
 
+static bool
+is_observer(psd_span path, psd_span name)
+{
+    return psd_span_equal(path, PSD_LITERAL("torch.ao.quantization.observer")) &&
+           (ends_with(name, PSD_LITERAL("MinMaxObserver")) ||
+            psd_span_equal(name, PSD_LITERAL("HistogramObserver")));
+}
+
+static bool
+is_fused_in_training(psd_span path, psd_span name)
+{
+    const psd_span file = PSD_LITERAL("torch.ao.nn.intrinsic.qat.modules.conv_fused");
+    return psd_span_equal(path, file) && begins_with(name, PSD_LITERAL("ConvBn"));
+}
+
 psd_class
 psd_torch_class(const psd_global *global)
 {
@@ -92,6 +107,12 @@ psd_torch_class(const psd_global *global)
     }
     if (psd_span_equal(path, PSD_LITERAL("torch.nn.modules.batchnorm")) ||
         psd_span_equal(path, PSD_LITERAL("torch.nn.modules.instancenorm"))) {
+        return (psd_class){PSD_CLASS_PLAIN, 2};
+    }
+    if (is_observer(path, global->name)) {
+        return (psd_class){PSD_CLASS_PLAIN, 3};
+    }
+    if (is_fused_in_training(path, global->name)) {
         return (psd_class){PSD_CLASS_PLAIN, 2};
     }
     return is_quantized(&path, &dynamic) ? quantized_class(path, global->name, dynamic)

@@ -41,43 +41,50 @@ method_of(const psd_torch_pass *p, psd_ref ref)
 
 /* ---------------------------------------------------------------- one state_dict */
 
-/* Is the name one of the set's?  A set, or set([...]) of the older protocols. */
+/* The names of a set, or of set([...]) of the older protocols. */
 static bool
-is_in(psd_walk *w, psd_ref set, psd_span name)
+read_left_out(psd_walk *w, psd_ref set)
 {
     const psd_pool *pool = w->p->pool;
     const psd_value *v = psd_value_at(pool, set);
-    if (set != 0 && v->kind == PSD_KIND_CALL) {
-        const psd_value *args = psd_value_at(pool, v->as.call->args);
-        v = args->kind == PSD_KIND_TUPLE && args->count == 1
-                ? psd_value_at(pool, args->as.items[0])
-                : args;
-    }
-    bool found = false;
-    if (set != 0 && (v->kind == PSD_KIND_SET || v->kind == PSD_KIND_LIST)) {
-        for (uint32_t i = 0; i < v->count && !found && psd_walk_may_go_on(w, 0); i++) {
-            found = psd_text_is(psd_value_at(pool, v->as.items[i]), name);
+    psd_names_clear(&w->left_out);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(pool, v->as.call->args);
+        if (v->kind == PSD_KIND_TUPLE && v->count == 1) {
+            v = psd_value_at(pool, v->as.items[0]);
         }
     }
-    return found;
+    if (v->kind != PSD_KIND_SET && v->kind != PSD_KIND_LIST) {
+        return true;
+    }
+    for (uint32_t i = 0; i < v->count; i++) {
+        psd_span name;
+        bool named = psd_walk_name_at(pool, v->as.items[i], &name);
+        if (!psd_walk_may_go_on(w, named ? name.size : 0)) {
+            return false;
+        }
+        if (named && psd_names_find(&w->left_out, name) == NULL) {
+            w->failed = w->failed || !psd_names_add(&w->left_out, name, i);
+        }
+    }
+    return true;
 }
 
 /* _parameters, or _buffers but those that are not to be saved. */
 static bool
-add_own(psd_walk *w, psd_span prefix, psd_pairs own, bool buffers, psd_ref left_out)
+add_own(psd_walk *w, psd_span prefix, psd_pairs own, bool buffers)
 {
     const psd_pool *pool = w->p->pool;
     for (uint32_t i = 0; i + 1 < own.count; i += 2) {
         psd_span name;
         psd_ref value = own.items[i + 1];
-        if (!psd_walk_name_at(pool, own.items[i], &name) ||
-            psd_kind_of(pool, value) == PSD_KIND_NONE) {
-            continue;
-        }
-        if (!psd_walk_may_go_on(w, prefix.size + name.size)) {
+        bool saved = psd_walk_name_at(pool, own.items[i], &name) &&
+                     psd_kind_of(pool, value) != PSD_KIND_NONE;
+        /* What is passed by is a step as well: many modules may share one dict. */
+        if (!psd_walk_may_go_on(w, saved ? prefix.size + name.size : 0)) {
             return false;
         }
-        if (buffers && is_in(w, left_out, name)) {
+        if (!saved || (buffers && psd_names_find(&w->left_out, name) != NULL)) {
             continue;
         }
         if (buffers) {
@@ -103,9 +110,9 @@ add_all_own(psd_walk *w, psd_ref ref, psd_span prefix, const psd_module_look *m)
             psd_walk_attribute(pool, m->attributes, PSD_LITERAL("_buffers"));
         psd_ref left_out = psd_walk_attribute(
             pool, m->attributes, PSD_LITERAL("_non_persistent_buffers_set"));
-        if (!add_own(w, prefix, psd_walk_pairs(pool, parameters), false, 0) ||
-            (buffers != 0 &&
-             !add_own(w, prefix, psd_walk_pairs(pool, buffers), true, left_out))) {
+        if (!read_left_out(w, left_out) ||
+            !add_own(w, prefix, psd_walk_pairs(pool, parameters), false) ||
+            !add_own(w, prefix, psd_walk_pairs(pool, buffers), true)) {
             return false;
         }
     }
@@ -153,9 +160,12 @@ enter(psd_walk *w, psd_ref ref, psd_span prefix, const psd_module_look *m)
         return false;
     }
     f.children = children_of(w, m);
-    if (!psd_grow(w->alloc, (void **)&w->frames, &w->capacity, (uint64_t)w->depth + 1,
-                  sizeof f)) {
-        w->failed = true;
+    void *frames = w->frames;
+    w->failed =
+        !psd_grow(w->alloc, &frames, &w->capacity, (uint64_t)w->depth + 1, sizeof f) ||
+        w->failed;
+    w->frames = frames;
+    if (w->failed) {
         return false;
     }
     w->open[ref] = true;
@@ -308,11 +318,9 @@ find_all(search *s, psd_ref root)
     }
     for (psd_ref ref = 1; ref <= s->p->pool->count && done; ref++) {
         if ((s->marks[ref] & MODULE) != 0) {
-            done = psd_grow(s->alloc, (void **)&m->modules, &m->module_capacity,
-                            (uint64_t)m->module_count + 1, sizeof *m->modules);
+            done = psd_model_set_module(m, ref, 0);
             if (done) {
-                m->modules[m->module_count++] =
-                    (psd_module){.at = ref, .method = method_of(s->p, ref)};
+                m->modules[m->module_count - 1].method = method_of(s->p, ref);
             }
         }
     }
@@ -361,6 +369,7 @@ make_all(psd_torch_pass *p, bool *open, psd_ref last)
 {
     psd_model *m = p->model;
     psd_walk w = {.p = p, .alloc = m->alloc, .open = open};
+    psd_names_init(&w.left_out, m->alloc, m->storage_names.key);
     w.left = STEPS_AT_LEAST + (uint64_t)last * STEPS_A_VALUE;
     w.left_bytes = BYTES_A_VALUE * w.left;
     for (uint32_t i = 0; i < m->module_count && !w.failed; i++) {
@@ -369,6 +378,7 @@ make_all(psd_torch_pass *p, bool *open, psd_ref last)
     psd_walk_let_go(w.alloc, &w.entries);
     psd_walk_let_go(w.alloc, &w.versions);
     psd_walk_let_go(w.alloc, &w.untold);
+    psd_names_clear(&w.left_out);
     if (w.frames != NULL) {
         w.alloc.resize(w.alloc.ctx, w.frames, w.capacity * sizeof *w.frames, 0);
     }
@@ -421,19 +431,7 @@ bool
 psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,
                       const psd_ref *entries, uint32_t count)
 {
-    uint32_t place = 0;
     psd_ref dict = psd_torch_new_ordered_dict(pool);
-    if (dict == 0 || !psd_set(pool, dict, entries, count) ||
-        !psd_grow(model->alloc, (void **)&model->modules, &model->module_capacity,
-                  (uint64_t)model->module_count + 1, sizeof *model->modules)) {
-        return false;
-    }
-    while (place < model->module_count && model->modules[place].at < at) {
-        place++;
-    }
-    memmove(model->modules + place + 1, model->modules + place,
-            (model->module_count - place) * sizeof *model->modules);
-    model->modules[place] = (psd_module){.at = at, .state_dict = dict};
-    model->module_count++;
-    return true;
+    return dict != 0 && psd_set(pool, dict, entries, count) &&
+           psd_model_set_module(model, at, dict);
 }

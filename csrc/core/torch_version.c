@@ -108,6 +108,9 @@ look_at_hooks(psd_walk *w, psd_span prefix, psd_ref attributes, psd_span kind)
         const psd_span none = {NULL, 0};
         psd_span name, path = {prefix.data, prefix.size > 0 ? prefix.size - 1 : 0};
         psd_ref hook = hooks.items[i + 1];
+        if (!psd_walk_may_go_on(w, 0)) {
+            break;
+        }
         if (finds_nothing(w, hook, attributes)) {
             continue;
         }

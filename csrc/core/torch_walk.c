@@ -93,12 +93,14 @@ psd_walk_is_module(const psd_torch_pass *p, psd_ref ref, psd_module_look *found)
 bool
 psd_walk_add(psd_alloc alloc, psd_walk_list *l, psd_ref ref)
 {
-    if (!psd_grow(alloc, (void **)&l->refs, &l->capacity, (uint64_t)l->count + 1,
-                  sizeof *l->refs)) {
-        return false;
+    void *refs = l->refs;
+    bool grown =
+        psd_grow(alloc, &refs, &l->capacity, (uint64_t)l->count + 1, sizeof *l->refs);
+    l->refs = refs;
+    if (grown) {
+        l->refs[l->count++] = ref;
     }
-    l->refs[l->count++] = ref;
-    return true;
+    return grown;
 }
 
 void

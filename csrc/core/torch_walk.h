@@ -54,6 +54,7 @@ typedef struct {
     psd_walk_list entries;  /* name, value, ... */
     psd_walk_list versions; /* prefix, {"version": n}, ... */
     psd_walk_list untold;   /* (path, what, is it a hook?), ... */
+    psd_names left_out;     /* buffers of the module at hand that are not to be saved */
     psd_ref version_word, numbers[5];
     uint64_t left;       /* steps that may still be taken */
     uint64_t left_bytes; /* of names */
