@@ -71,8 +71,11 @@ def state_dict() -> psd.StateDict:
     )
 
 
-def kinds() -> dict[str, tuple[Any, tuple[int, int]]]:
-    """name: (object, the first release that reads it)."""
+Release = tuple[int, int]
+
+
+def kinds() -> dict[str, tuple[Any, Release, Release | None]]:
+    """name: (object, the first releases that read it from a zip, and from a stream if any)."""
     from pystatedict import QuantizedTensor, SparseTensor
 
     entries = {"indices": np.array([[0, 1], [2, 0]]), "values": np.array([5.0, 7.0], "f4")}
@@ -87,35 +90,43 @@ def kinds() -> dict[str, tuple[Any, tuple[int, int]]]:
         np.array([[0, 10], [20, 30]], "i1"), "qint8",
         scales=np.array([0.5, 0.25]), zero_points=np.array([1, 2]), axis=0,
     )  # fmt: skip
-    training = {"epoch": 3, "model": state_dict(), "loss": 0.5, "n": [1, (2.5, None)]}
+    parts = [("epoch", 3), ("model", state_dict()), ("loss", 0.5), ("n", [1, (2.5, None)])]
+    training = OrderedDict(parts)  # dicts of Python 2 have no order
     return {
-        "state_dict": (state_dict(), (1, 6)),
-        "training": (training, (1, 6)),
-        "bfloat16": ({"w": np.arange(3).astype(ml_dtypes.bfloat16)}, (1, 6)),
-        "bool": ({"w": np.array([True, False])}, (1, 6)),
-        "complex": ({"w": np.array([1 + 2j], "c8")}, (1, 6)),
-        "quantized": ({"q": whole, "c": channels}, (1, 6)),
-        "coo": ({"s": coo}, (1, 6)),
-        "coalesced": ({"s": coalesced}, (2, 1)),
-        "csr": ({"s": csr}, (2, 0)),
-        "float8": ({"w": np.arange(3).astype(ml_dtypes.float8_e5m2)}, (2, 4)),
+        "state_dict": (state_dict(), (1, 6), (1, 0)),
+        "training": (training, (1, 6), (1, 0)),
+        "bfloat16": ({"w": np.arange(3).astype(ml_dtypes.bfloat16)}, (1, 6), (1, 2)),
+        "bool": ({"w": np.array([True, False])}, (1, 6), (1, 2)),
+        "complex": ({"w": np.array([1 + 2j], "c8")}, (1, 6), (1, 6)),
+        "quantized": ({"q": whole}, (1, 6), (1, 4)),
+        "channels": ({"q": channels}, (1, 6), (1, 6)),
+        # Of a stream older torch looks at the indices before it has read them.
+        "coo": ({"s": coo}, (1, 6), (2, 0)),
+        "coalesced": ({"s": coalesced}, (2, 1), (2, 1)),
+        "csr": ({"s": csr}, (2, 0), (2, 0)),
+        "float8": ({"w": np.arange(3).astype(ml_dtypes.float8_e5m2)}, (2, 4), None),
     }
 
 
+@pytest.mark.parametrize("format", ["zip", "legacy"])
 @pytest.mark.parametrize("python", PYTHONS)
-def test_read_by(python: str, tmp_path: pathlib.Path) -> None:
-    written = kinds()
+def test_read_by(python: str, format: str, tmp_path: pathlib.Path) -> None:
     paths = []
-    for name, (obj, _) in written.items():
+    firsts = {}
+    for name, (obj, from_zip, from_stream) in kinds().items():
+        first = from_zip if format == "zip" else from_stream
+        if first is None:
+            continue
+        firsts[name] = list(first)
         path = tmp_path / f"{name}.pth"
-        psd.save(obj, path, trainable="parameters")
+        psd.save(obj, path, trainable="parameters", format=format)
         paths.append(path)
     told = read_by(python, paths)
     for path in paths:
-        obj, first = written[path.stem]
         said = told["found"][str(path)]
-        if told["release"] < list(first):
-            assert "error" in said, (path.stem, told["release"])
+        if told["release"] < firsts[path.stem]:
+            # Of a stream older torch may take memory as it finds it, or fail.
+            assert format == "legacy" or "error" in said, (path.stem, told["release"])
             continue
         assert "error" not in said, (path.stem, said)
         fixtures.check(psd.load(path), said)
