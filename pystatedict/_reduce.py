@@ -107,7 +107,7 @@ class Reducer:
         return _call("collections", "OrderedDict", items=dict(obj), state=attributes or None)
 
     def _opaque(self, obj: Opaque) -> Any:
-        if not self.opaque:
+        if not self.opaque and not _is_known_to_torch(obj):
             raise TypeError(
                 f"the object holds an opaque {obj.qualified_name}, which torch would import when"
                 " it loads the file; save(..., opaque=True) writes it back as it was"
@@ -186,6 +186,14 @@ class Reducer:
 
 # Classes that torch's safe loader knows once their module has been imported.
 _SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
+
+
+def _is_known_to_torch(obj: Opaque) -> bool:
+    """Is it what a DTensor tells of its mesh and its places, by names of torch's own?"""
+    from pystatedict._globals import verdict
+
+    module, name = str(obj.module), str(obj.name)
+    return module.startswith("torch.distributed.") and verdict(module, name) == "plain"
 
 
 def _quantized(obj: QuantizedTensor, scales: Any, zero_points: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import pathlib
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -506,3 +507,64 @@ def test_subclasses(writer: str) -> None:
     assert type(again["wrapped"]) is Scaled
     assert torch.equal(again["wrapped"].values, theirs["wrapped"].values)
     assert torch.equal(again["wrapped"].factor, theirs["wrapped"].factor)
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy"])
+def test_dtensors(writer: str, tmp_path: pathlib.Path) -> None:
+    """What a DTensor tells of its places is torch's own: it needs no leave to be written."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        x = torch.arange(6.0).reshape(2, 3)
+        theirs = {
+            "sharded": distribute_tensor(x, mesh, [Shard(0)]),
+            "copied": distribute_tensor(x.clone(), mesh, [Replicate()]),
+            "trained": torch.nn.Parameter(distribute_tensor(x.clone(), mesh, [Shard(1)])),
+        }
+        ours = psd.load(WRITERS[writer](theirs))
+        again = back(ours)
+        for name, tensor in theirs.items():
+            same(ours[name].inner["_local_tensor"], tensor.to_local(), name)
+            assert ours[name].shape == (2, 3)
+            assert type(again[name]) is DTensor
+            assert again[name].placements == tensor.placements
+            assert torch.equal(again[name].to_local(), tensor.to_local())
+            assert again[name].requires_grad == tensor.requires_grad
+            assert isinstance(again[name], torch.nn.Parameter) == (name == "trained")
+        assert ours.trainable["trained"] is True
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_parameters_of_every_kind(writer: str, trained: bool) -> None:
+    parts = [torch.ones(2, 3), torch.ones(4, 3)]
+    kinds = {
+        "dense": torch.ones(2),
+        "expanded": torch.ones(1).expand(3),
+        "conj": torch.ones(2, dtype=torch.complex64).conj(),
+        "coo": torch.eye(3).to_sparse(),
+        "csr": torch.eye(3).to_sparse_csr(),
+        "bsr": torch.ones(4, 4).to_sparse_bsr((2, 2)),
+        "nested": torch.nested.nested_tensor(parts),
+        "jagged": torch.nested.nested_tensor(parts, layout=torch.jagged),
+        "meta": torch.empty(2, device="meta"),
+    }
+    if not trained:
+        kinds["float8"] = torch.ones(2).to(torch.float8_e5m2)
+        kinds["quantized"] = torch.quantize_per_tensor(torch.ones(2), 0.5, 1, torch.qint8)
+    theirs = {k: torch.nn.Parameter(v, requires_grad=trained) for k, v in kinds.items()}
+    ours = psd.load(WRITERS[writer](theirs))
+    assert dict(ours.trainable) == dict.fromkeys(theirs, trained)
+    again = back(ours)
+    for name, parameter in theirs.items():
+        assert isinstance(again[name], torch.nn.Parameter), name
+        assert type(again[name]) is type(parameter), name
+        assert again[name].requires_grad == trained, name
+        assert again[name].layout == parameter.layout, name
