@@ -7,6 +7,8 @@ which still reads them.
 
 from __future__ import annotations
 
+import collections
+import copyreg
 import io
 import pathlib
 import pickle
@@ -41,9 +43,30 @@ class Number:
         self.number = number
 
 
+class Made:
+    """The result of a call, with a state, as pickle tells of one."""
+
+    def __init__(self, function: Any, args: tuple[Any, ...], state: Any) -> None:
+        self.told = (function, args, state)
+
+    def __reduce__(self) -> Any:
+        return self.told
+
+
 class TarPickler(pickle._Pickler):
+    told: frozenset[Any] = frozenset()  # classes whose source was told: once each
+
     def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, type) and issubclass(obj, torch.nn.Module) and obj not in self.told:
+            self.told |= {obj}
+            return (obj, "linear.py", "class Linear:\n    pass\n")
         return str(obj.number) if isinstance(obj, Number) else None
+
+
+def tar_program(obj: Any) -> bytes:
+    program = io.BytesIO()
+    TarPickler(program, 2).dump(obj)
+    return program.getvalue()
 
 
 def tar_tensor(key: int, storage: int | None, kind: Any, shape: Any, strides: Any, offset: int):
@@ -53,7 +76,22 @@ def tar_tensor(key: int, storage: int | None, kind: Any, shape: Any, strides: An
     return told + struct.pack("<ii", len(shape), 12345) + sizes + struct.pack("<q", offset)
 
 
-def tar() -> bytes:
+def old_module() -> Made:
+    """A layer as torch 0.1 had it: few attributes, and Parameters of that time."""
+    ordered = collections.OrderedDict
+    parameters = ordered()
+    for name, number, trained in (("weight", 101, True), ("bias", 103, False)):
+        hooks = ordered()
+        parameters[name] = Made(torch.nn.Parameter, (Number(number),), (trained, False, hooks))
+    state = {
+        "_parameters": parameters, "_buffers": ordered(), "_modules": ordered(),
+        "_backward_hooks": ordered(), "_forward_hooks": ordered(), "training": True,
+        "_backend": None, "in_features": 3, "out_features": 2,
+    }  # fmt: skip
+    return Made(copyreg._reconstructor, (torch.nn.Linear, object, None), state)
+
+
+def tar(obj: Any) -> bytes:
     stored = [
         (1, torch.FloatStorage, torch.arange(6.0)),
         (3, torch.ByteStorage, torch.arange(3, dtype=torch.uint8)),
@@ -69,15 +107,9 @@ def tar() -> bytes:
         tar_tensor(103, 11, torch.FloatTensor, (2,), (1,), 1),
         tar_tensor(104, 3, torch.ByteTensor, (3,), (1,), 0),
     ]
-    program = io.BytesIO()
-    obj = {
-        "w": Number(101), "turned": Number(102), "part": Number(103), "bytes": Number(104),
-        "epoch": 3, "names": ["a", "b"],
-    }  # fmt: skip
-    TarPickler(program, 2).dump(obj)
     members = {
         "sys_info": pickle.dumps({"protocol_version": 1000, "little_endian": True}, 2),
-        "pickle": program.getvalue(),
+        "pickle": tar_program(obj),
         "tensors": pickle.dumps(len(tensors), 2) + b"".join(tensors),
         "storages": storages,
     }
@@ -157,7 +189,12 @@ def first_stream() -> bytes:
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    keep("ancient.tar", tar())
+    values = {
+        "w": Number(101), "turned": Number(102), "part": Number(103), "bytes": Number(104),
+        "epoch": 3, "names": ["a", "b"],
+    }  # fmt: skip
+    keep("ancient.tar", tar(values))
+    keep("ancient_model.tar", tar(old_module()))
     keep("first_stream.pth", first_stream())
     write(str(HERE / "kinds" / "crafted.json"), {"torch": "0.1", "files": ROWS})
 
