@@ -250,3 +250,9 @@ def test_every_c_source_names_its_licence() -> None:
         for path in sorted((ROOT / folder).glob("*.[ch]")):
             head = path.read_text(encoding="utf-8")
             assert head.startswith("/* SPDX-License-Identifier: Apache-2.0"), path
+
+
+@pytest.mark.parametrize("path", sorted((CSRC / "core").glob("*.c")), ids=lambda p: p.name)
+def test_no_pointer_is_taken_for_another(path: pathlib.Path) -> None:
+    """A T * is no void *: psd_grow() is given a void * of its own, never `(void **)&items`."""
+    assert "(void **)" not in path.read_text(encoding="utf-8")

@@ -73,6 +73,10 @@ test_metadata(void)
     FLAGS_ARE("(Vneg\nI01\nVneg\nI00\nd", 0); /* the last one counts */
     FLAGS_ARE("(Vneg\nI1\nVconj\nNd", 0);     /* True itself, nothing like it */
     FLAGS_ARE("(Vother\nI01\nd", 0);
+    FLAGS_ARE("(C\x04"
+              "conjI01\nd",
+              0); /* bytes are no name */
+    FLAGS_ARE("(S'conj'\nI01\nd", PSD_TENSOR_CONJ);
     FLAGS_ARE("(d", 0);
     FLAGS_ARE("N", 0);
     FLAGS_ARE("Vconj\n", 0);
