@@ -9,7 +9,7 @@ from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
 from pystatedict._files import replacing, writer_of
-from pystatedict._opening import open_archive
+from pystatedict._opening import open_archive, open_at
 from pystatedict._roots import find_root
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     fc_final.weight (1, 128) float32
     fc_final.bias (1,) float32
     """
-    archive = open_archive(f, limits=limits)
+    archive, root = open_at(f, root, limits=limits)
     with _Naming(archive.path):
         ref, path = find_root(archive, root)
     return Checkpoint(archive, ref, path)
@@ -141,7 +141,7 @@ def load(
     from pystatedict import _values
 
     meta = _check_load_options(map_location, weights_only, unknown, dangerous)
-    archive = open_archive(f, mmap=mmap is not False, limits=limits)
+    archive, root = open_at(f, root, mmap=mmap is not False, limits=limits)
     with _Naming(archive.path):
         if verify:
             verify_archive(archive)
@@ -179,6 +179,10 @@ def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dang
 
 
 def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
+    if archive.kind in ("torchscript", "package") and dangerous == "error":
+        from pystatedict._scriptcheck import check_script
+
+        check_script(archive)
     if unknown == "opaque" and dangerous == "opaque":
         return
     named = archive.globals(unknown_only=True)

@@ -151,14 +151,26 @@ def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:
     if info.path is None:
         raise TypeError("only a TensorInfo of a file with a path can be pickled")
     path = os.path.abspath(info.path)
-    return _reopen, (path, info._index, info.name, _stamp(path))
+    return _reopen, (path, info._index, info.name, _stamp(path), place_of(info._archive))
 
 
-_LAST: list[tuple[tuple[str, tuple[int, int]], Archive]] = []
+def place_of(archive: Archive) -> str | None:
+    """The ``root=`` that leads to this archive, in a file that holds several."""
+    if archive.kind == "torchscript" and archive.record:
+        return "constants"
+    if archive.kind == "export":
+        told: str | None = archive.extra
+        return told
+    return archive.record or None
 
 
-def _reopen(path: str, index: int, name: str, stamp: tuple[int, int]) -> TensorInfo:
-    from pystatedict._opening import open_archive
+_LAST: list[tuple[tuple[str, tuple[int, int], str | None], Archive]] = []
+
+
+def _reopen(
+    path: str, index: int, name: str, stamp: tuple[int, int], root: str | None = None
+) -> TensorInfo:
+    from pystatedict._opening import open_at
 
     if _stamp(path) != stamp:
         raise CorruptError(
@@ -167,8 +179,8 @@ def _reopen(path: str, index: int, name: str, stamp: tuple[int, int]) -> TensorI
             code="file-changed",
             hint="open the file again and take new TensorInfos from it",
         )
-    key = (path, stamp)
+    key = (path, stamp, root)
     # A worker is sent many tensors of one file: the last archive is kept open.
     if not _LAST or _LAST[0][0] != key:
-        _LAST[:] = [(key, open_archive(path))]
+        _LAST[:] = [(key, open_at(path, root)[0])]
     return _LAST[0][1].info(index, name)

@@ -87,6 +87,8 @@ class Archive:
     @property
     def prefix(self) -> str: ...  # top folder with its slash
     @property
+    def record(self) -> str: ...  # what open_archive() was asked for
+    @property
     def end(self) -> int: ...  # of a legacy stream, in bytes; 0 of other kinds
     @property
     def protocol(self) -> int: ...  # of the pickle
@@ -117,6 +119,10 @@ class Archive:
 
         kind is "tensor", "dict", "list", "tuple", "module", "object" or "value".
         """
+    def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
+        """(module, name, ref of the arguments, ref of the state or 0) of an object that a
+        call of a global makes; None of anything else.
+        """
     def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
@@ -126,17 +132,20 @@ class Archive:
     def describe(
         self,
         kind: str,
-        storages: list[tuple[str, int, int, bool, bool]],
-        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
+        storages: list[tuple[str, int, int, bool, bool]]
+        | list[tuple[str, int, int, bool, bool, str]],
+        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]]
+        | list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]],
         extra: object = None,
         /,
     ) -> None:
         """Say what tensors are in the bytes, before the archive is given to anyone.
 
         storages: (key, place in the file or number of the record, bytes, whether it is a
-        record, whether its bytes are big-endian); tensors: (name, torch's dtype, shape,
-        strides or None, number of the storage, offset), in elements.  The root becomes an
-        OrderedDict of them.
+        record, whether its bytes are big-endian[, device]); tensors: (name, torch's dtype,
+        shape, strides or None, number of the storage, offset[, flags]), in elements; flags
+        are 1 for a parameter, 2 for one that requires grad, 32 for a buffer.  The root
+        becomes an OrderedDict of them.
         """
     def info(self, index: int, name: str, /) -> TensorInfo:
         """The TensorInfo of a tensor, by number."""

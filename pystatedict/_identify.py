@@ -367,7 +367,7 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return None
     names = [entry.name for entry in entries if not entry.name.endswith("/")]
     folders = {name.rpartition("/")[0] for name in names if _last(name) == "data.pkl"}
-    if any(_last(name) == "archive_format" for name in names):
+    if any(_last(name) == "archive_format" for name in names) or _OLD_EXPORT in names:
         return Identification(
             "torch-export",
             "a program of torch.export",
@@ -406,6 +406,9 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification("zip-empty", "an empty zip archive", _AGAIN)
     return _other_zip(names)
 
+
+# The program, in files of torch.export before torch 2.8.
+_OLD_EXPORT = "serialized_exported_program.json"
 
 # What torch.save writes around the pickle.
 _AROUND = frozenset(

@@ -46,6 +46,13 @@ def _tensor_dicts(archive: Archive, ref: int) -> list[tuple[str, int]]:
 
 def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
+    module = archive.state_dict(root)
+    if module:
+        return module, ()
+    if archive.kind == "torchscript" and not archive.record and not archive.direct(root):
+        from pystatedict._script import untold
+
+        raise untold(archive)
     children = archive.children(root)
     if children is None:
         raise MissingTensorError("the file holds no state_dict", code="no-state-dict")

@@ -179,7 +179,7 @@ const char *psd_window_reach(const psd_tensor *t, uint64_t room, uint64_t *reach
 
 /* How persistent ids speak, which differs by container. */
 typedef enum {
-    /* ('storage', class, key, location, numel) */
+    /* ('storage', class, key, location, numel), perhaps None as a sixth */
     PSD_DIALECT_ZIP,
     /* The same and, as a sixth, None or (key, offset, numel) of a view of it;
      * ('module', class, file, source) stands for the class */

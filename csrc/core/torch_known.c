@@ -114,7 +114,11 @@ psd_known_find(psd_span module, psd_span name)
     };
     static const row codecs[] = {{"encode", PSD_KNOWN_ENCODE}};
     static const row builtins[] = {{"getattr", PSD_KNOWN_GETATTR}};
-    static const row graph[] = {{"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE}};
+    static const row graph[] = {
+        {"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_package_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_deploy_graph_module", PSD_KNOWN_GRAPH_MODULE},
+    };
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},

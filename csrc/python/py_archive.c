@@ -456,6 +456,12 @@ archive_children(PyObject *object, PyObject *args)
     return over_ref(object, args, "|k:children", py_tree_children);
 }
 
+static PyObject *
+archive_called(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:called", py_tree_called);
+}
+
 /* 0 when the value is no module; None when its state_dict would be too large. */
 static PyObject *
 state_dict_of(py_archive *self, psd_ref ref)
@@ -630,6 +636,12 @@ archive_prefix(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+archive_record(PyObject *object, void *Py_UNUSED(closure))
+{
+    return py_text(((py_archive *)object)->core.options.record);
+}
+
+static PyObject *
 archive_end(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(((py_archive *)object)->core.end_offset);
@@ -686,6 +698,7 @@ static PyGetSetDef archive_getset[] = {
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
+    GETTER(record, "The record that was asked for, or an empty text."),
     GETTER(end, "Where a legacy stream ends; 0 of other kinds."),
     GETTER(protocol, "Pickle protocol of the object."),
     GETTER(pickle_size, "Bytes of the object's pickle."),
@@ -723,6 +736,11 @@ static PyMethodDef archive_methods[] = {
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"called", archive_called, METH_VARARGS,
+     PyDoc_STR(
+         "called($self, ref=0, /)\n--\n\n"
+         "(module, name, ref of the arguments, ref of the state or 0) of an object "
+         "that a call of a global makes; None of anything else.")},
     {"state_dict", archive_state_dict, METH_VARARGS,
      PyDoc_STR("state_dict($self, ref=0, /)\n--\n\n"
                "The ref of what a whole module's state_dict() would give; 0 of what is "

@@ -118,6 +118,10 @@ PyObject *py_tree_direct(py_archive *archive, psd_ref ref);
 /* [(key, ref, kind), ...] or None. */
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
 
+/* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;
+ * None of anything else. */
+PyObject *py_tree_called(py_archive *archive, psd_ref ref);
+
 /* -------------------------------------------------------------------- py_info.c */
 
 extern PyType_Spec py_info_spec;
