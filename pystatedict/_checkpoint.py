@@ -151,17 +151,7 @@ def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:
     if info.path is None:
         raise TypeError("only a TensorInfo of a file with a path can be pickled")
     path = os.path.abspath(info.path)
-    return _reopen, (path, info._index, info.name, _stamp(path), place_of(info._archive))
-
-
-def place_of(archive: Archive) -> str | None:
-    """The ``root=`` that leads to this archive, in a file that holds several."""
-    if archive.kind == "torchscript" and archive.record:
-        return "constants"
-    if archive.kind == "export":
-        told: str | None = archive.extra
-        return told
-    return archive.record or None
+    return _reopen, (path, info._index, info.name, _stamp(path), info._archive.place)
 
 
 _LAST: list[tuple[tuple[str, tuple[int, int], str | None], Archive]] = []

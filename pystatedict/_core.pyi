@@ -81,6 +81,8 @@ class Archive:
     @property
     def extra(self) -> Any: ...  # what describe() was given with the tensors
     @property
+    def place(self) -> str | None: ...  # what note_place() was told
+    @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
     def has_byteorder(self) -> bool: ...
@@ -129,6 +131,8 @@ class Archive:
         """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
     def note_module(self, ref: int, entries: list[tuple[str, int, bool]], /) -> None:
         """Say what the state_dict of `ref` is, before the archive is given to anyone."""
+    def note_place(self, place: str, /) -> None:
+        """Say what of ``root=`` led to this archive, in a file that holds several."""
     def describe(
         self,
         kind: str,

@@ -82,15 +82,8 @@ def program_at(
     table = _Table(records, folder, archive.byteorder == "big")
     told = Told(records.json(config), archive.prefix + config)
     rows = [table.row(key, payload) for key, payload in _payloads(told)]
-    archive.describe("export", table.storages, rows, _followed(root, rest))
+    archive.describe("export", table.storages, rows)
     return archive, rest
-
-
-def _followed(root: str | None, rest: str | None) -> str | None:
-    """What of `root` led to the archive: TensorInfos that travel need it."""
-    if root is None or root == rest:
-        return None
-    return root if rest is None else root[: len(root) - len(rest) - 1]
 
 
 def _programs(records: Records) -> dict[str, dict[str, tuple[str | None, str | None]]]:

@@ -51,7 +51,11 @@ def open_at(
     Some files hold several pickles or models: the first part of `root` says which.
     """
     source, path = open_source(f, mmap)
-    return _open(source, path, dict(limits) if limits else None, True, root)
+    archive, rest = _open(source, path, dict(limits) if limits else None, True, root)
+    if root is not None and root != rest and archive.place is None:
+        # TensorInfos that travel to another process need it.
+        archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])
+    return archive, rest
 
 
 def archive_of(

@@ -30,6 +30,7 @@ def resource_at(
     names, scripts = resources(_core.open_archive(source, path, limits, False))
     found, rest = _picked(names, scripts, root)
     archive = _core.open_archive(source, path, limits, record=found)
+    archive.note_place(found)
     if is_packaged(archive):
         note_script(archive)
     return archive, rest

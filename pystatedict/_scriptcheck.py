@@ -46,12 +46,14 @@ _DEF = re.compile(
     r"^(?:class\s+(?P<owner>\w+)|(?P<indent>[^\S\n]*)def\s+(?P<name>\w+))", re.MULTILINE
 )
 _HEAD_END = re.compile(r":[^\S\n]*(?:#[^\n]*)?\n")
+# A string that does not end takes the rest of its line, so that none is looked at twice.
 _TOKEN = re.compile(
-    r'"(?P<double>(?:[^"\\\n]|\\.)*)"'
-    r"|'(?P<single>(?:[^'\\\n]|\\.)*)'"
+    r'"(?P<double>(?:[^"\\\n]|\\[\s\S])*)"?'
+    r"|'(?P<single>(?:[^'\\\n]|\\[\s\S])*)'?"
     r"|#[^\n]*"
     r"|(?P<chain>[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)"
 )
+_ANY_CHAIN = re.compile(r"(?P<chain>[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)")
 
 
 def check_script(archive: Archive) -> None:
@@ -153,7 +155,7 @@ def _units(text: str) -> Iterator[tuple[str, str, int, int]]:
     A class is reached as a whole: who makes an object of it runs what it likes.
     """
     found = list(_DEF.finditer(text))
-    if any(match["indent"] not in (None, "", "  ") for match in found):
+    if _many_lined(text) or any(match["indent"] not in (None, "", "  ") for match in found):
         yield "", _HOOK, 0, len(text)  # not as torch prints it: all may be within reach
         return
     owner = ""
@@ -168,9 +170,15 @@ def _units(text: str) -> Iterator[tuple[str, str, int, int]]:
         yield owner, match["name"], head.end() if head else match.end(), end
 
 
+def _many_lined(text: str) -> bool:
+    """Are there strings of many lines?  torch prints none, and they could hide code."""
+    return '"""' in text or "'''" in text
+
+
 def _chains(text: str, start: int, end: int) -> Iterator[list[str]]:
     """Dotted names as their parts; the contents of strings too, which getattr may take."""
-    for match in _TOKEN.finditer(text, start, end):
+    pattern = _ANY_CHAIN if _many_lined(text[start:end]) else _TOKEN
+    for match in pattern.finditer(text, start, end):
         if match["chain"] is not None:
             yield [part.strip() for part in match["chain"].split(".")]
         elif match["double"] is not None or match["single"] is not None:

@@ -119,6 +119,7 @@ psd_known_find(psd_span module, psd_span name)
         {"reduce_package_graph_module", PSD_KNOWN_GRAPH_MODULE},
         {"reduce_deploy_graph_module", PSD_KNOWN_GRAPH_MODULE},
     };
+    static const row script[] = {{"restore_type_tag", PSD_KNOWN_TYPE_TAG}};
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},
@@ -156,6 +157,9 @@ psd_known_find(psd_span module, psd_span name)
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.fx.graph_module"))) {
         return FIND(graph);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.jit._pickle"))) {
+        return FIND(script);
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.serialization"))) {
         return FIND(serialization);

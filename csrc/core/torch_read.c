@@ -39,6 +39,19 @@ dict_says(const psd_torch_pass *p, psd_ref ref, psd_span name)
     return found != 0 && psd_torch_flag_at(p, found, &says) && says;
 }
 
+/* Scripts wrap a dict in a call that tells its type: (dict, 'Dict[str, bool]'). */
+static psd_ref
+untagged(const psd_torch_pass *p, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(p->pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_known_of(psd_torch_tag_at(p, v->as.call->callable)) != PSD_KNOWN_TYPE_TAG) {
+        return ref;
+    }
+    const psd_value *args = psd_value_at(p->pool, v->as.call->args);
+    return args->kind == PSD_KIND_TUPLE && args->count > 0 ? args->as.items[0] : ref;
+}
+
 static psd_status
 add_tensor(psd_torch_pass *p, psd_ref ref, const psd_tensor *t)
 {
@@ -94,7 +107,7 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
         t->flags |= PSD_TENSOR_REQUIRES_GRAD;
     }
     if (count == arity[form].most) {
-        psd_ref metadata = args[count - 1];
+        psd_ref metadata = untagged(p, args[count - 1]);
         const psd_value *dict = psd_value_at(p->pool, metadata);
         if (dict->kind == PSD_KIND_DICT && dict->count > 2 * PSD_ATTRIBUTES_MOST) {
             return psd_torch_bad(p, call, "a tensor's metadata has too many entries");

@@ -242,6 +242,7 @@ archive_dealloc(PyObject *object)
     Py_XDECREF(self->path);
     Py_XDECREF(self->kind);
     Py_XDECREF(self->extra);
+    Py_XDECREF(self->place);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -617,6 +618,26 @@ archive_extra(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+archive_place(PyObject *object, void *Py_UNUSED(closure))
+{
+    PyObject *place = ((py_archive *)object)->place;
+    return Py_NewRef(place == NULL ? Py_None : place);
+}
+
+/* Once, before the archive is given to anyone. */
+static PyObject *
+archive_note_place(PyObject *object, PyObject *place)
+{
+    py_archive *self = (py_archive *)object;
+    if (!PyUnicode_Check(place) || self->place != NULL) {
+        PyErr_SetString(PyExc_ValueError, "a place is a text, and noted once");
+        return NULL;
+    }
+    self->place = Py_NewRef(place);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 archive_byteorder(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyUnicode_FromString(((py_archive *)object)->core.big_endian ? "big"
@@ -695,6 +716,7 @@ static PyGetSetDef archive_getset[] = {
     GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
                  "\"package\", \"export\", \"records\", or what describe() says."),
     GETTER(extra, "What describe() was given with the tensors."),
+    GETTER(place, "What of root= led to this archive, in a file of several; or None."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
@@ -750,6 +772,9 @@ static PyMethodDef archive_methods[] = {
          "note_module($self, ref, entries, /)\n--\n\n"
          "Say that the state_dict of `ref` is [(name, ref, is a parameter), ...]; "
          "before the archive is given to anyone.")},
+    {"note_place", archive_note_place, METH_O,
+     PyDoc_STR("note_place($self, place, /)\n--\n\n"
+               "Say what of root= led to this archive; before it is given to anyone.")},
     {"describe", py_describe, METH_VARARGS,
      PyDoc_STR("describe($self, kind, storages, tensors, extra=None, /)\n--\n\n"
                "Say what tensors are in the bytes; before the archive is given to "

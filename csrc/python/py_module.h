@@ -80,6 +80,8 @@ typedef struct {
     PyObject *path;   /* str or None */
     PyObject *kind;   /* what describe() says; else NULL */
     PyObject *extra;  /* what describe() gives with it; else NULL */
+    PyObject
+        *place; /* what of root= led here, in a file of several archives; else NULL */
     py_state *state;
     bool ran; /* data.pkl was run: pool and model are there */
 } py_archive;
