@@ -80,6 +80,8 @@ dialect_of(psd_archive_kind kind)
     case PSD_ARCHIVE_STREAM: return PSD_DIALECT_STREAM;
     case PSD_ARCHIVE_TAR: return PSD_DIALECT_TAR;
     case PSD_ARCHIVE_PICKLE: return PSD_DIALECT_PLAIN;
+    case PSD_ARCHIVE_SCRIPT: return PSD_DIALECT_SCRIPT;
+    case PSD_ARCHIVE_PACKAGE: return PSD_DIALECT_PACKAGE;
     default: return PSD_DIALECT_ZIP;
     }
 }

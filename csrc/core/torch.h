@@ -179,9 +179,13 @@ const char *psd_window_reach(const psd_tensor *t, uint64_t room, uint64_t *reach
 
 /* How persistent ids speak, which differs by container. */
 typedef enum {
-    /* ('storage', class, key, location, numel), perhaps None as a sixth */
+    /* ('storage', class, key, location, numel) */
     PSD_DIALECT_ZIP,
-    /* The same and, as a sixth, None or (key, offset, numel) of a view of it;
+    /* The same, and of torch 1.3 to 1.5 None as a sixth */
+    PSD_DIALECT_SCRIPT,
+    /* As those, and ('reduce_package', number, function, arguments): a call */
+    PSD_DIALECT_PACKAGE,
+    /* The same as the first and, as a sixth, None or (key, offset, numel) of a view of it;
      * ('module', class, file, source) stands for the class */
     PSD_DIALECT_STREAM,
     /* The number of a storage or tensor that was told of before, in decimal;

@@ -214,19 +214,26 @@ read_module(psd_torch_pass *p, psd_ref ref, psd_ref class_ref)
     return PSD_OK;
 }
 
-/* ('storage', class, key, location, numel), and in streams a sixth part; scripts of
- * torch 1.3 to 1.5 have it too, and nothing in it. */
+/* May a storage's id have a sixth part?  In streams it is a view or None; scripts of
+ * torch 1.3 to 1.5 have None there. */
+static bool
+may_be_sixth(const psd_torch_pass *p, psd_ref part)
+{
+    psd_dialect dialect = p->source->dialect;
+    bool script = dialect == PSD_DIALECT_SCRIPT || dialect == PSD_DIALECT_PACKAGE;
+    return dialect == PSD_DIALECT_STREAM ||
+           (script && psd_kind_of(p->pool, part) == PSD_KIND_NONE);
+}
+
+/* ('storage', class, key, location, numel), and perhaps a sixth part. */
 static psd_status
 read_storage(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
 {
-    bool stream = p->source->dialect == PSD_DIALECT_STREAM;
     const psd_ref *parts = id->as.items;
     uint32_t number = 0;
-    if (id->count != 5 &&
-        !(id->count == 6 &&
-          (stream || psd_kind_of(p->pool, parts[5]) == PSD_KIND_NONE))) {
+    if (id->count != 5 && !(id->count == 6 && may_be_sixth(p, parts[5]))) {
         return bad_storage(p, s,
-                           stream
+                           p->source->dialect == PSD_DIALECT_STREAM
                                ? "a storage's persistent id does not have six parts"
                                : "a storage's persistent id does not have five parts");
     }
@@ -316,7 +323,7 @@ psd_torch_read_persid(psd_torch_pass *p, psd_ref ref)
             psd_text_is(what, PSD_LITERAL("module"))) {
             return read_module(p, ref, id->as.items[1]);
         }
-        if (p->source->dialect == PSD_DIALECT_ZIP &&
+        if (p->source->dialect == PSD_DIALECT_PACKAGE &&
             psd_text_is(what, PSD_LITERAL("reduce_package"))) {
             return read_reduce(p, ref, id, &s);
         }
