@@ -23,6 +23,7 @@ _HOMES = {
         "UnsupportedError",
     ),
     "_identify": ("identify",),
+    "_integrity": ("Repair", "Verification", "repair", "verify"),
     "_into": ("IncompatibleKeys", "load_state_dict"),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("scan",),
@@ -37,10 +38,11 @@ __all__ = [
     "LIMITS", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError", "Device", "Dtype",
     "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
     "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
-    "QuantizedTensor", "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict",
-    "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass", "TruncatedError",
-    "UnsafePickleError", "UnsupportedError", "identify", "items", "load", "load_state_dict",
-    "load_trainable", "open", "save", "save_trainable", "scan",
+    "QuantizedTensor", "Repair", "SidecarError", "Size", "SparseTensor", "StaleSidecarError",
+    "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass",
+    "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification", "identify",
+    "items", "load", "load_state_dict", "load_trainable", "open", "repair", "save",
+    "save_trainable", "scan", "verify",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from pystatedict._identify import identify
+    from pystatedict._integrity import Repair, Verification, repair, verify
     from pystatedict._into import IncompatibleKeys, load_state_dict
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import scan

@@ -52,7 +52,6 @@ _RAW = {
 _QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "quint2x4": "u1"}
 
 _TORCH_KEY = "torch_dtype"
-_PICKLED_KEY = "pickled_as"
 
 _FROM_NUMPY = {spelling: name for name, spelling in _NUMPY.items()}
 
@@ -125,11 +124,8 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     ('float32', None)
     """
     metadata = dtype.metadata
-    if metadata:
-        if _PICKLED_KEY in metadata:
-            return None
-        if metadata.get(_TORCH_KEY) in _RAW:
-            return str(metadata[_TORCH_KEY])
+    if metadata and metadata.get(_TORCH_KEY) in _RAW:
+        return str(metadata[_TORCH_KEY])
     if dtype.names is not None:
         same = dtype.names == ("real", "imag") and dtype.itemsize == 4
         halves = all(dtype.fields[n][0] == "f2" for n in dtype.names) if dtype.fields else False
@@ -139,15 +135,6 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     if dtype.kind in "iufcb" and dtype.hasobject is False:
         return _FROM_NUMPY.get(dtype.newbyteorder("=").str.lstrip("<>|=").replace("b1", "?"))
     return None
-
-
-def pickled_as_ndarray(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array that stood in the pickle as a NumPy array, not as a tensor."""
-    import numpy as np
-
-    if dtype.hasobject or torch_dtype(dtype) is None:
-        return dtype  # it cannot be taken for a tensor anyway
-    return np.dtype(dtype, metadata={_PICKLED_KEY: "ndarray"})
 
 
 def without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -218,9 +218,9 @@ def _within(
         view = memoryview(source)
         names = view[header + _LOCAL_HEADER - 4 : header + _LOCAL_HEADER]
         start = header + _LOCAL_HEADER + sum(names[0::2]) + 256 * sum(names[1::2])
-        inner = _core.Source(view[start : start + size])
+        inner = _core.Source(view[start : start + size], stamp=archive.stamp)
     else:
-        inner = _core.Source(archive.read(records.index[record]))
+        inner = _core.Source(archive.read(records.index[record]), stamp=archive.stamp)
     try:
         return _core.open_archive(inner, archive.path, limits)
     except NotACheckpointError:

@@ -42,6 +42,8 @@ def read_model(source: Source, path: str | None, limits: dict[str, int] | None) 
     """The archive, described: an OrderedDict of what its module's state_dict() gives."""
     archive = _core.open_archive(source, path, limits, False)
     records = Records(archive, archive.prefix)
+    if _MODEL not in records.index:
+        raise CorruptError("a TorchScript archive without its data.pkl", code="interrupted-save")
     model = Told(records.json(_MODEL), archive.prefix + _MODEL)
     attributes: list[int | None] = []
     if _ATTRIBUTES in records.index:

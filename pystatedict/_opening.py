@@ -32,11 +32,19 @@ if TYPE_CHECKING:
 
 
 def open_archive(
-    f: Any, *, mmap: bool = True, limits: Mapping[str, int] | None = None, run: bool = True
+    f: Any,
+    *,
+    mmap: bool = True,
+    limits: Mapping[str, int] | None = None,
+    run: bool = True,
+    salvage: bool = False,
 ) -> Archive:
-    """An opened archive; what is no checkpoint is named for what it is."""
+    """An opened archive; what is no checkpoint is named for what it is.
+
+    With `salvage`, what is whole of one that has lost its end.
+    """
     source, path = open_source(f, mmap)
-    return archive_of(source, path, dict(limits) if limits else None, run)
+    return archive_of(source, path, dict(limits) if limits else None, run, salvage)
 
 
 def open_at(
@@ -59,17 +67,26 @@ def open_at(
 
 
 def archive_of(
-    source: Source, path: str | None, limits: Limits = None, run: bool = True
+    source: Source,
+    path: str | None,
+    limits: Limits = None,
+    run: bool = True,
+    salvage: bool = False,
 ) -> Archive:
     """The archive in bytes that are held open."""
-    return _open(source, path, limits, run, None)[0]
+    return _open(source, path, limits, run, None, salvage)[0]
 
 
 def _open(
-    source: Source, path: str | None, limits: Limits, run: bool, root: str | None
+    source: Source,
+    path: str | None,
+    limits: Limits,
+    run: bool,
+    root: str | None,
+    salvage: bool = False,
 ) -> tuple[Archive, str | None]:
     try:
-        archive = _core.open_archive(source, path, limits, run)
+        archive = _core.open_archive(source, path, limits, run, salvage=salvage)
         if run and archive.kind == "torchscript":
             from pystatedict._script import script_at
 

@@ -272,6 +272,15 @@ def test_a_missing_attribute_is_no_state_dict() -> None:
         names_of(simple(code, {"w": kit.tensor()}))
 
 
+def test_a_script_without_its_pickle_is_corrupt() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as out:
+        out.writestr("m/constants.pkl", kit.program(b")"))
+        out.writestr("m/code/__torch__.py", "class M(Module):\n")
+    with pytest.raises(psd.CorruptError, match=r"without its data\.pkl"):
+        psd.load(file.getvalue())
+
+
 def test_a_missing_class_is_no_state_dict() -> None:
     with pytest.raises(psd.UnsupportedError, match="a class is missing"):
         names_of(script(obj("Other", {"w": kit.tensor()}), {"__torch__.py": "class M(Module):\n"}))

@@ -52,6 +52,26 @@ untagged(const psd_torch_pass *p, psd_ref ref)
     return args->kind == PSD_KIND_TUPLE && args->count > 0 ? args->as.items[0] : ref;
 }
 
+/*
+ * The same of a bit that changes the values.  torch writes nothing else, and takes whatever
+ * stands there for True, even False: what is neither absent nor True is refused.
+ */
+static psd_status
+read_bit(psd_torch_pass *p, const psd_call *call, psd_ref ref, psd_span name,
+         uint8_t flag, psd_tensor *t)
+{
+    bool says = false;
+    psd_ref found = psd_torch_lookup(p, ref, name);
+    if (found == 0) {
+        return PSD_OK;
+    }
+    if (!psd_torch_flag_at(p, found, &says) || !says) {
+        return psd_torch_bad(p, call, "a tensor's conj or neg bit is told as not set");
+    }
+    t->flags |= flag;
+    return PSD_OK;
+}
+
 static psd_status
 add_tensor(psd_torch_pass *p, psd_ref ref, const psd_tensor *t)
 {
@@ -112,12 +132,10 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
         if (dict->kind == PSD_KIND_DICT && dict->count > 2 * PSD_ATTRIBUTES_MOST) {
             return psd_torch_bad(p, call, "a tensor's metadata has too many entries");
         }
-        if (dict_says(p, metadata, PSD_LITERAL("conj"))) {
-            t->flags |= PSD_TENSOR_CONJ;
-        }
-        if (dict_says(p, metadata, PSD_LITERAL("neg"))) {
-            t->flags |= PSD_TENSOR_NEG;
-        }
+        status = read_bit(p, call, metadata, PSD_LITERAL("conj"), PSD_TENSOR_CONJ, t);
+        return status == PSD_OK
+                   ? read_bit(p, call, metadata, PSD_LITERAL("neg"), PSD_TENSOR_NEG, t)
+                   : status;
     }
     return PSD_OK;
 }

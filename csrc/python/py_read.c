@@ -676,6 +676,48 @@ attach_modules(reader *r)
     return done;
 }
 
+/* Is there more to the tensor than its bytes, and is it an array that cannot say it? */
+static bool
+needs_mark(const psd_tensor *t)
+{
+    const unsigned more = PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD |
+                          PSD_TENSOR_BUFFER | PSD_TENSOR_STORAGE;
+    bool is_array = t->layout == PSD_LAYOUT_STRIDED && t->more.quantizer == NULL &&
+                    (t->flags & PSD_TENSOR_META) == 0;
+    return is_array && ((t->flags & more) != 0 || t->state != 0);
+}
+
+bool
+py_mark(py_archive *archive, uint32_t tensor, PyObject *values, PyObject *array,
+        PyObject *state)
+{
+    const psd_tensor *t = &archive->core.model.tensors[tensor];
+    if (!needs_mark(t)) {
+        return true;
+    }
+    PyObject *marked =
+        PyObject_CallMethod(values, "mark", "OIO", array, (unsigned)t->flags,
+                            state == NULL ? Py_None : state);
+    Py_XDECREF(marked);
+    return marked != NULL;
+}
+
+/* What tensors were besides their bytes is noted by the arrays' identity. */
+static bool
+mark_tensors(reader *r)
+{
+    bool done = true;
+    for (psd_ref ref = 1; !r->meta && done && ref <= r->pool->count; ref++) {
+        const psd_value *v = psd_value_at(r->pool, ref);
+        if (r->objects[ref] != NULL && v->kind == PSD_KIND_TENSOR) {
+            psd_ref state = r->archive->core.model.tensors[v->as.index].state;
+            done = py_mark(r->archive, v->as.index, r->values, r->objects[ref],
+                           r->objects[state]);
+        }
+    }
+    return done;
+}
+
 /* ---------------------------------------------------------------- the face */
 
 PyObject *
@@ -703,7 +745,7 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
     }
     else if (mark(&r)) {
         find_state_dicts(&r);
-        if (replay(&r) && attach_modules(&r)) {
+        if (replay(&r) && attach_modules(&r) && mark_tensors(&r)) {
             result = Py_NewRef(r.objects[ref]);
         }
     }
