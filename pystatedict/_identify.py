@@ -371,15 +371,19 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "torch-export",
             "a program of torch.export",
-            "where torch is installed, save its weights: "
-            "torch.save(dict(torch.export.load({file}).state_dict), 'weights.pth')",
+            "pystatedict.load({file}) gives its weights",
         )
-    if any(name.rpartition("/")[0] in folders for name in names if _last(name) == "constants.pkl"):
+    beside = {name.rpartition("/")[0] for name in names if _last(name) == "version"}
+    if any(
+        name.rpartition("/")[0] in (folders if _last(name) == "constants.pkl" else beside)
+        for name in names
+        if _last(name) in ("constants.pkl", "model.json")
+    ):
         return Identification(
             "torchscript",
             "a TorchScript archive (torch.jit.save)",
-            "torch.jit.load runs code of the file: for one that you trust, "
-            "torch.save(torch.jit.load({file}).state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root='auto') gives its weights and runs nothing; "
+            "torch.jit.load is for files that you trust",
         )
     if folders:
         return Identification("torch-zip", "a checkpoint of torch.save")
@@ -387,8 +391,8 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "torch-package",
             "an archive of torch.package",
-            "torch.package.PackageImporter({file}) runs code of the file: for one that you "
-            "trust, load the model with it and torch.save(model.state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root=...) gives one of its pickles and runs nothing; "
+            "torch.package.PackageImporter is for files that you trust",
         )
     if names and all(_last(name) in _AROUND or _folder(name) == "data" for name in names):
         return Identification(

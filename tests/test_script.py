@@ -77,6 +77,11 @@ def test_state_dict_is_what_torch_says(row: dict[str, Any]) -> None:
             assert info.kind == ("parameter" if entry["trainable"] else info.kind)
 
 
+@pytest.mark.parametrize("row", SCRIPTS, ids=lambda row: row["file"])
+def test_identified(row: dict[str, Any]) -> None:
+    assert psd.identify(DATA / row["file"]) == "torchscript"
+
+
 def test_items_tells_flags() -> None:
     rows = list(psd.items(DATA / "nested.pt", trainable=True, pattern="*alias"))
     assert [(name, flag) for name, _, flag in rows] == [("alias", False)]
