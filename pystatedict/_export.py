@@ -79,7 +79,7 @@ def program_at(
             code="no-state-dict",
             hint="",
         )
-    table = _Table(records, folder, archive.byteorder == "big")
+    table = _Table(records, folder)
     told = Told(records.json(config), archive.prefix + config)
     rows = [table.row(key, payload) for key, payload in _payloads(told)]
     archive.describe("export", table.storages, rows)
@@ -146,10 +146,9 @@ def _payloads(told: Told) -> list[tuple[str, Told]]:
 class _Table:
     """Rows for describe(), and the storages that they use."""
 
-    def __init__(self, records: Records, folder: str, big_endian: bool) -> None:
+    def __init__(self, records: Records, folder: str) -> None:
         self._records = records
         self._folder = folder
-        self._big_endian = big_endian
         self._numbers: dict[str, int] = {}
         self.storages: list[Storage] = []
 
@@ -191,7 +190,8 @@ class _Table:
             self._numbers[key] = len(self.storages)
             index, size = self._records.index[record], self._records.size[record]
             device = _device(meta.part("device"))
-            self.storages.append((key, index, size, True, self._big_endian, device))
+            # Of big-endian bytes the archive's own record tells.
+            self.storages.append((key, index, size, True, False, device))
         return self._numbers[key]
 
 

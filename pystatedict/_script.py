@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     Path = tuple[int, ...]
     Entry = tuple[str, int, bool]  # name, ref, is a parameter
 
-# Modules may share their children, and hostile ones so that names double at each level.
+# Modules may share their children, hostile ones so that names double at each level, or
+# stand within themselves.
 # An honest file has two bytes at least for each attribute of each object.
 _STEPS_A_BYTE = 4
 _STEPS_AT_LEAST = 4096
@@ -95,27 +96,18 @@ class _Walk:
         self._rows: dict[int, list[Row]] = {}
         self._dicts: dict[int, dict[str, Value]] = {}
         self._found: list[Entry] = []
-        self._open: set[int] = set()
         self._left = _STEPS_AT_LEAST + _STEPS_A_BYTE * archive.pickle_size
         self._left_bytes = _NAME_BYTES_A_STEP * self._left
 
     def entries(self, root: int) -> list[Entry]:
-        frames = [(root, self._enter(root, ""))]
-        while frames:
-            ref, children = frames[-1]
-            if not children:
-                self._open.discard(ref)
-                frames.pop()
-                continue
-            child, prefix = children.pop()
-            frames.append((child, self._enter(child, prefix)))
+        todo = [(root, "")]
+        while todo:
+            ref, prefix = todo.pop()
+            todo += self._enter(ref, prefix)
         return self._found
 
     def _enter(self, ref: int, prefix: str) -> list[tuple[int, str]]:
         """Note the module's own tensors; its modules and their prefixes, the first last."""
-        if ref in self._open:
-            raise _Untold
-        self._open.add(ref)
         layout, state = self._object(ref)
         self._pay(layout.size, 0)
         for name, is_parameter in layout.tensors:

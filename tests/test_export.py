@@ -127,6 +127,17 @@ def test_a_program_by_hand() -> None:
     assert list(psd.load(program({"w": payload()}))) == ["w"]
 
 
+def test_the_longest_name_of_a_program_wins() -> None:
+    more = {
+        "data/weights/model.b_weights_config.json": json.dumps({"v": payload()}).encode(),
+        "data/weights/a_weights_config.json": json.dumps({"u": payload()}).encode(),
+    }
+    data = program({"b.w": payload()}, **more)
+    assert list(psd.load(data, root="model.b")) == ["v"]
+    assert list(psd.load(data, root="model")) == ["b.w"]
+    assert psd.load(data, root="a.u").shape == (2, 3)
+
+
 def test_big_endian_programs() -> None:
     data = program({"config": {"w": payload()}}, byteorder=b"big")
     native = np.arange(6, dtype="<f4").view(">f4").astype("f4").reshape(2, 3)

@@ -195,7 +195,7 @@ def test_before_1_6_every_tensor_was_a_buffer() -> None:
 
 
 def test_quoted_names_and_constants() -> None:
-    code = MODULE.format(r'"0", "a\"b", ', "")
+    code = MODULE.format(r'"0", "a\"b", "w", ', "")
     code += '  __annotations__ = []\n  __annotations__["0"] = Tensor\n'
     code += '  __annotations__["a\\"b"] = Tensor\n  w : Final[Tensor] = CONSTANTS.c0\n'
     assert names_of(simple(code, {"0": kit.tensor(), 'a"b': kit.tensor()})) == ["0", 'a"b']
@@ -350,6 +350,20 @@ def test_code_that_runs_on_loading_is_refused(lines: tuple[str, ...]) -> None:
     list(psd.open(data))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("s = '''", "\"''' torch.save(state, 'x') #\""),
+        ("s = '''\n  def x(self):\n'''", "torch.save(state, 'x')"),
+        ("x = getattr(y, 's\\x61ve')",),
+        ("x = getattr(y, 'sa' # 'save", "  \"ve\", 'from_file')"),
+    ],
+)
+def test_strings_and_comments_hide_no_code(lines: tuple[str, ...]) -> None:
+    with pytest.raises(psd.UnsafePickleError):
+        psd.load(hooked(*lines))
+
+
 def test_code_of_another_shape_is_all_looked_at() -> None:
     text = HOOK.format("    def inner(x: Tensor):\n      pass\n    inner(torch.save(state, 'x'))\n")
     with pytest.raises(psd.UnsafePickleError):
@@ -478,6 +492,19 @@ BAD_MODELS: dict[str, Callable[[], bytes]] = {
 def test_bad_models_are_corrupt(name: str) -> None:
     with pytest.raises(psd.CorruptError):
         psd.load(BAD_MODELS[name]())
+
+
+def test_attributes_of_old_models() -> None:
+    told = [
+        {"type": "Tensor", "name": "made", "id": "-1"},
+        {"type": "Tensor", "name": "a", "id": "1"},
+        {"type": "int", "name": "n", "id": "0"},
+    ]
+    pickled = kit.integer(7) + kit.call("torch.jit._pickle", "build_tensor_from_id", kit.integer(0))
+    pickled = kit.program(b"(" + pickled + b"t")
+    data = model([row_of()], {"attributes": told}, attributes__pkl=pickled)
+    found = psd.load(data)
+    assert list(found) == ["a"] and found.trainable["a"] is False
 
 
 def test_old_models_that_are_not_read() -> None:
