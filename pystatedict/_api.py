@@ -44,7 +44,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     Args:
         f: a path, a file opened in binary mode (read from its position), or bytes.
         root: None for all tensors of the file, "auto" for the one state_dict inside, or a
-            dotted path such as "model.ema".
+            dotted path such as "model.ema"; as load() takes it.
         limits: bounds on what a file may ask for, by name; see ``pystatedict.LIMITS``.
 
     Returns:
@@ -115,7 +115,9 @@ def load(
         mmap: False reads the file into memory of its own instead of mapping it.
         copy: give each storage memory of its own, and let go of the file.
         root: None for the whole object, "auto" for the one state_dict inside, or a dotted
-            path such as "model.ema".
+            path such as "model.ema".  Of a package of torch.package it begins with a pickle's
+            name, of an archive of torch.export with a program's, where there are several;
+            "constants" is what a script or a program holds besides its state_dict.
         verify: check every record's CRC-32 before anything else; torch does not.
         trainable: flags by name, or the path of a sidecar; None looks for
             ``<file>.trainable.json``; False does not look.

@@ -13,6 +13,7 @@ import re
 
 from pystatedict import _core
 from pystatedict._errors import UnsupportedError
+from pystatedict._printable import printable
 from pystatedict._scriptcode import ScriptClass, ScriptCode
 
 TYPE_CHECKING = False
@@ -68,7 +69,7 @@ def untold(archive: Archive) -> UnsupportedError:
 class _Layout:
     """Of a class, once for all its objects: what a state_dict takes, in its order."""
 
-    __slots__ = ("modules", "restored", "size", "tensors", "what")
+    __slots__ = ("fitting", "modules", "restored", "size", "tensors", "what")
 
     def __init__(self, what: ScriptClass, code: ScriptCode) -> None:
         self.what = what
@@ -84,6 +85,8 @@ class _Layout:
                 self.modules.append(name)
         self.size = 1 + len(self.tensors) + len(self.modules)
         self.restored = _restored(what) if what.restores_itself else None
+        # None may stand where a tensor could; but not in a state that code may change.
+        self.fitting = ("tensor", "value") if self.restored is None else ("tensor",)
 
 
 class _Walk:
@@ -114,7 +117,7 @@ class _Walk:
             found = self._attribute(layout, state, name)
             if found is None and layout.restored is not None and layout.what.buffers is None:
                 continue  # an old text: no buffer perhaps, and what it became is not told
-            if found is None or found[1] not in ("tensor", "value"):
+            if found is None or found[1] not in layout.fitting:
                 raise _Untold
             if found[1] == "tensor":
                 self._pay(0, len(prefix) + len(name))
@@ -154,12 +157,28 @@ class _Walk:
                 rows = self._children(state)
                 self._dicts[state] = {str(key): (ref, kind) for key, ref, kind in rows}
             return self._dicts[state].get(name)
-        found: Value | None = (state, "value")
         path = layout.restored.get(name)
-        for index in path or ():
-            rows = self._children(found[0]) if found else []
-            found = rows[index][1:] if index < len(rows) else None
-        return None if path is None else found
+        if path is None or state == 0:
+            return None
+        ref = state
+        for index in path:
+            rows = self._elements(ref)
+            if index >= len(rows):
+                return None
+            ref = rows[index][1]
+        return ref, self._archive.kind_of(ref)
+
+    def _elements(self, ref: int) -> list[Row]:
+        """Of a tuple or a list, which may stand in a call that tells its type."""
+        kind = self._archive.kind_of(ref)
+        called = self._archive.called(ref) if kind == "object" else None
+        if called is not None and called[0] == "torch.jit._pickle":
+            arguments = self._children(called[2])
+            return self._elements_of(arguments[0][1]) if arguments else []
+        return self._elements_of(ref)
+
+    def _elements_of(self, ref: int) -> list[Row]:
+        return self._children(ref) if self._archive.kind_of(ref) in ("tuple", "list") else []
 
     def _children(self, ref: int) -> list[Row]:
         if ref not in self._rows:
@@ -223,9 +242,23 @@ def script_at(
     """The archive in which ``root=`` is to be followed: the module's, or its constants'."""
     note_script(archive)
     if root is None or root.partition(".")[0] != CONSTANTS:
+        if archive.state_dict(archive.root) and not archive.children(archive.root):
+            _warn_of_constants(archive)
         return archive, root
     names = {str(key).partition(".")[0] for key, _, _ in archive.children(archive.root) or ()}
     if CONSTANTS in names:
         return archive, root
     constants = _core.open_archive(source, archive.path, limits, record="constants.pkl")
     return constants, root.partition(".")[2] or None
+
+
+def _warn_of_constants(archive: Archive) -> None:
+    """Tell who finds nothing in a frozen module where its weights are."""
+    if any(row[0].startswith(f"{archive.prefix}{CONSTANTS}/") for row in archive.records()):
+        from pystatedict._sidecar import warn
+
+        where = "" if archive.path is None else f"'{printable(archive.path)}': "
+        warn(
+            f"{where}the state_dict of this script is empty, as torch.jit.freeze leaves it; its"
+            f" weights are constants, which root={CONSTANTS!r} gives"
+        )

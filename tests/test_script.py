@@ -60,6 +60,7 @@ def check(found: psd.StateDict, row: dict[str, Any]) -> None:
             ), names
 
 
+@pytest.mark.filterwarnings("ignore:.*the state_dict of this script is empty")
 @pytest.mark.parametrize("row", SCRIPTS, ids=lambda row: row["file"])
 def test_state_dict_is_what_torch_says(row: dict[str, Any]) -> None:
     path = DATA / row["file"]
@@ -108,7 +109,8 @@ def test_shared_modules_have_both_names() -> None:
 
 def test_constants_of_a_frozen_module() -> None:
     path = DATA / "frozen.pt"
-    assert dict(psd.load(path, root="auto")) == {}
+    with pytest.warns(psd.StateDictWarning, match="root='constants'"):
+        assert dict(psd.load(path, root="auto")) == {}
     weight, bias = psd.load(path, root="constants")
     assert weight.shape == (2, 2) and bias.shape == (2,)
     assert np.array_equal(psd.load(path, root="constants.1"), bias)
@@ -253,9 +255,37 @@ def test_assignments_of_a_state_are_followed(lines: tuple[str, ...]) -> None:
     assert found.trainable["b"] is False
 
 
+def test_a_state_may_hold_modules() -> None:
+    text = "class L(Module):\n  __parameters__ = []\n  __buffers__ = []\n  m : __torch__.M\n"
+    text += "  def __getstate__(self) -> Tuple[__torch__.M]:\n    return (self.m,)\n"
+    text += "  def __setstate__(self: __torch__.L,\n    s: Tuple[__torch__.M]) -> NoneType:\n"
+    text += "    self.m = (s)[0]\n    return None\n" + MODULE.format('"w", ', "") + "  w : Tensor\n"
+    inner = obj("M", {"w": kit.tensor()})
+    body = restored("L", kit.tuple_of(inner))
+    assert names_of(script(body, {"__torch__.py": text})) == ["m.w"]
+
+
+def test_lists_of_a_state_may_tell_their_type() -> None:
+    body = "    self.w = ((state)[0])[0]\n    self.b = ((state)[0])[1]\n    self.n = 3\n"
+    text = SETSTATE.format("", body)
+    listed = b"](" + kit.tensor(shape=(2,), count=6) + kit.tensor(shape=(3,), count=6) + b"e"
+    for made in (
+        listed,
+        kit.call("torch.jit._pickle", "restore_type_tag", listed, kit.text("List[Tensor]")),
+        kit.call("torch.jit._pickle", "build_tensorlist", listed),
+    ):
+        data = script(restored("M", kit.tuple_of(made)), {"__torch__.py": text})
+        found = psd.load(data, root="auto")
+        assert [array.shape for array in found.values()] == [(2,), (3,)]
+    other = kit.call("somebody", "list", listed)
+    with pytest.raises(psd.UnsupportedError):
+        names_of(script(restored("M", kit.tuple_of(other)), {"__torch__.py": text}))
+
+
 @pytest.mark.parametrize(
     "lines",
     [
+        ("self.w = (state)[0]", "self.b = ((state)[1])[0]"),  # no tensor
         ("self.w = (state)[0]",),  # b is not set
         ("self.w = torch.add((state)[0], 1)", "self.b = (state)[0]"),
         ("self.w = (state)[0]", "self.b = (state)[0]", "_0 = torch.add_((state)[0], 1)"),
