@@ -319,13 +319,15 @@ def save(
             where they were: what the pickle told goes into the pickle, what was said since
             goes into the sidecar.
         protocol: 2.
-        format: "zip".
+        format: "zip", or "legacy" for the stream that torch before 1.6 reads, as do all since;
+            it holds no dtype that torch cannot read from it, such as uint16 or float8.
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
+        UnsupportedError: a legacy file cannot hold a tensor; `key` is its name.
         OSError: the target could not be written; the old file is as it was.
 
     >>> import numpy as np
@@ -336,8 +338,9 @@ def save(
     from pystatedict._reduce import Reducer
 
     _check_save_arguments(obj, f)
-    if format != "zip":
-        raise UnsupportedError(f'format={format!r}: this version writes "zip"', code="format")
+    if format not in ("zip", "legacy"):
+        said = f'format={format!r}: this version writes "zip" and "legacy"'
+        raise UnsupportedError(said, code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -350,11 +353,12 @@ def save(
     from pystatedict._flags import flags_to_write
 
     flags = flags_to_write(obj, trainable)
-    reducer = Reducer(opaque, flags, trainable is not False)
+    reducer = Reducer(opaque, flags, trainable is not False, format == "legacy")
     options: dict[str, Any] = {
         "checksum": checksum,
         "parameters": flags,
         "flags": trainable is not False,
+        "legacy": format == "legacy",
     }
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
