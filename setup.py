@@ -41,6 +41,7 @@ CORE = [
     "pickle_text",
     "pickle_write",
     "stream_read",
+    "stream_write",
     "tar_read",
     "torch_composite",
     "torch_embedded",

@@ -163,7 +163,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         else {
             expect_windows_within(&run.model);
-            status = psd_torch_write(&run.pool, &run.model, &err);
+            status = psd_torch_write(&run.pool, run.pickle.root, &run.model,
+                                     PSD_DIALECT_ZIP, &err);
             if (status != PSD_OK) {
                 fuzz_expect_told(status, &err);
             }

@@ -16,6 +16,7 @@ _HOMES = {
     "_api": ("items", "load", "open", "save"),
     "_checkpoint": ("Checkpoint",),
     "_core": ("LIMITS", "TensorInfo"),
+    "_dtypes": ("widen",),
     "_errors": (
         "ChecksumError", "ClosedError", "CorruptError", "LimitError", "MismatchError",
         "MissingTensorError", "NotACheckpointError", "SidecarError", "StaleSidecarError",
@@ -42,7 +43,7 @@ __all__ = [
     "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass",
     "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification", "identify",
     "items", "load", "load_state_dict", "load_trainable", "open", "repair", "save",
-    "save_trainable", "scan", "verify",
+    "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pystatedict._api import items, load, open, save
     from pystatedict._checkpoint import Checkpoint
     from pystatedict._core import LIMITS, TensorInfo
+    from pystatedict._dtypes import widen
     from pystatedict._errors import (
         ChecksumError,
         ClosedError,

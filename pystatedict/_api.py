@@ -325,13 +325,15 @@ def save(
             where they were: what the pickle told goes into the pickle, what was said since
             goes into the sidecar.
         protocol: 2.
-        format: "zip".
+        format: "zip", or "legacy" for the stream that torch before 1.6 reads, as do all since;
+            it holds no dtype that torch cannot read from it, such as uint16 or float8.
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
+        UnsupportedError: a legacy file cannot hold a tensor; `key` is its name.
         OSError: the target could not be written; the old file is as it was.
 
     >>> import numpy as np
@@ -342,8 +344,9 @@ def save(
     from pystatedict._reduce import Reducer
 
     _check_save_arguments(obj, f)
-    if format != "zip":
-        raise UnsupportedError(f'format={format!r}: this version writes "zip"', code="format")
+    if format not in ("zip", "legacy"):
+        said = f'format={format!r}: this version writes "zip" and "legacy"'
+        raise UnsupportedError(said, code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -356,11 +359,12 @@ def save(
     from pystatedict._flags import flags_to_write
 
     flags = flags_to_write(obj, trainable)
-    reducer = Reducer(opaque, flags, trainable is not False)
+    reducer = Reducer(opaque, flags, trainable is not False, format == "legacy")
     options: dict[str, Any] = {
         "checksum": checksum,
         "parameters": flags,
         "flags": trainable is not False,
+        "legacy": format == "legacy",
     }
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
@@ -417,14 +421,25 @@ def _check_save_arguments(obj: Any, f: Any) -> None:
     if not isinstance(f, (str, os.PathLike)) and not hasattr(f, "write"):
         raise TypeError(f"save(obj, f): f must be a path or have write(), got {type(f).__name__}")
     if callable(obj) and not isinstance(obj, type) and not isinstance(obj, Mapping):
-        name = getattr(obj, "__name__", type(obj).__name__)
-        owner = getattr(obj, "__self__", None)
-        what = f"the method {name} of a {type(owner).__name__}" if owner is not None else repr(obj)
-        raise TypeError(
-            f"save(obj, f): got {what}, not what it returns.\n  hint: call it:"
-            f" save(model.{name}(), f); saved without the parentheses, torch would pickle the"
-            " method and the whole model with it."
+        raise TypeError(f"save(obj, f): got {_callable(obj)}")
+
+
+def _callable(obj: Any) -> str:
+    """What was given in an object's place, and what was probably meant."""
+    owner = getattr(obj, "__self__", None)
+    name = getattr(obj, "__name__", None)
+    if owner is not None and not isinstance(owner, type(os)):
+        return (
+            f"the method {name} of a {type(owner).__name__}, not what it returns.\n"
+            f"  hint: call it: save(model.{name}(), f); saved without the parentheses, torch"
+            " would pickle the method and the whole model with it."
         )
+    if callable(getattr(obj, "state_dict", None)):
+        return (
+            f"a {type(obj).__name__}, which NumPy knows nothing of.\n"
+            "  hint: save what is in it: save(model.state_dict(), f), with tensors as arrays"
+        )
+    return f"{_short(obj)}, which is no data.\n  hint: give a mapping of names to arrays"
 
 
 def _short(obj: Any) -> str:

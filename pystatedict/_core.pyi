@@ -207,8 +207,9 @@ def write(
     checksum: bool = True,
     parameters: object = None,
     flags: bool = True,
+    legacy: bool = False,
 ) -> int:
-    """Write the object; returns the bytes written."""
+    """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
 
 def crc32(data: Buffer, seed: int = 0, /) -> int: ...
 def crc32_kernels() -> list[tuple[str, bool]]: ...

@@ -191,3 +191,37 @@ def converted(array: npt.NDArray[Any], dtype: Any, copy: bool | None) -> npt.NDA
             raise ValueError(f"a copy is needed to get {np.dtype(dtype)} from {array.dtype}")
         return array.astype(dtype)
     return array.copy() if copy else array
+
+
+# The eight magnitudes of float4 e2m1, by their lower three bits.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in a dtype that NumPy computes with; exact.
+
+    complex32, which load() gives as pairs of float16, becomes complex64; bfloat16 and
+    float8 become float32; float4_e2m1fn_x2, two numbers a byte with the first in the lower
+    bits, becomes float32 with a last dimension twice as long.  Other arrays stay as they are.
+    Raises TypeError for bits8 and its kin, which are no numbers.
+
+    >>> import numpy as np
+    >>> pairs = np.array([(1, -2)], dtype=[("real", "f2"), ("imag", "f2")])
+    >>> widen(pairs)
+    array([1.-2.j], dtype=complex64)
+    """
+    import numpy as np
+
+    name = torch_dtype(array.dtype)
+    if name == "complex32":
+        whole = np.empty(array.shape, "c8")
+        whole.real, whole.imag = array["real"], array["imag"]
+        return whole
+    if name == "float4_e2m1fn_x2":
+        table = np.array([*_E2M1, *(-value for value in _E2M1)], "f4")
+        bytes_ = array.view(np.ndarray).astype("u1")
+        both = np.stack([table[bytes_ & 15], table[bytes_ >> 4]], axis=-1)
+        return both.reshape(*array.shape[:-1], -1)
+    if name is not None and name.startswith("bits"):
+        raise TypeError(f"{name} says nothing about what its bits mean")
+    return array.astype("f4") if name in _ML_DTYPES else array

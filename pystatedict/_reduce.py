@@ -15,6 +15,7 @@ from typing import Any
 
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype, without_metadata
+from pystatedict._errors import UnsupportedError
 from pystatedict._marks import MARKS, PARAMETER, REQUIRES_GRAD, bits_of, mark
 from pystatedict._opaque import Opaque
 from pystatedict._statedict import StateDict
@@ -55,6 +56,7 @@ class Reducer:
         flags: {id of a tensor: (bits of a mark, attributes)}, where they are not what the
             tensor says itself.
         keep: whether anything is said of what requires grad.
+        legacy: for a legacy stream, of which torch reads the tensors' bytes last.
     """
 
     #: What is noted of arrays by their identity.
@@ -65,10 +67,12 @@ class Reducer:
         opaque: bool = False,
         flags: Mapping[int, tuple[int, Any]] | None = None,
         keep: bool = True,
+        legacy: bool = False,
     ) -> None:
         self.opaque = opaque
         self._flags = flags or {}
         self._keep = keep
+        self.legacy = legacy
 
     torch_dtype = staticmethod(torch_dtype)
     compact = staticmethod(compact)
@@ -144,7 +148,7 @@ class Reducer:
         own = (PARAMETER if obj.is_parameter else 0) | (REQUIRES_GRAD if obj.requires_grad else 0)
         bits = self._bits(obj, own)
         if isinstance(obj, QuantizedTensor):
-            return _quantized(obj, bits)
+            return _quantized(obj, bits, *self._channels(obj))
         if isinstance(obj, TensorSubclass):
             if not self.opaque and obj.type not in _SUBCLASSES:
                 raise TypeError(
@@ -154,6 +158,7 @@ class Reducer:
                 )
             made = _subclass(obj, bits)
         elif isinstance(obj, NestedTensor):
+            self._check_nested(obj)
             made = _nested(obj, bits)
         else:
             assert isinstance(obj, SparseTensor)
@@ -163,6 +168,22 @@ class Reducer:
         inner = _Own(made[1], made[2], made[3])
         flag = bool(bits & REQUIRES_GRAD)
         return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
+
+    def _channels(self, obj: QuantizedTensor) -> tuple[Any, Any]:
+        """Scales and zero points; those that torch would convert before their bytes are read."""
+        if not self.legacy or obj.scales is None or obj.zero_points is None:
+            return obj.scales, obj.zero_points
+        if obj.qscheme == "per_channel_affine":
+            return obj.scales.astype("f8", copy=False), obj.zero_points.astype("i8", copy=False)
+        return obj.scales.astype("f4", copy=False), obj.zero_points.astype("f4", copy=False)
+
+    def _check_nested(self, obj: NestedTensor) -> None:
+        """torch needs the sizes of strided parts to make the tensor; it reads them later."""
+        if self.legacy and obj.layout == "nested":
+            raise UnsupportedError(
+                "torch cannot read a nested tensor of strided parts from a legacy file",
+                code="legacy-layout",
+            )
 
     def _type(self, obj: type) -> Any:
         if obj in PLAIN_TYPES:
@@ -194,13 +215,13 @@ class Reducer:
 _SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
 
 
-def _quantized(obj: QuantizedTensor, bits: int) -> Any:
+def _quantized(obj: QuantizedTensor, bits: int, scales: Any, zero_points: Any) -> Any:
     packed = obj.packed is not None
     return (
         obj._array, obj.dtype, bits,
         obj.shape if packed else None, obj._strides if packed else None, obj._offset,
         obj.qscheme, obj.scale or 0.0, obj.zero_point or 0,
-        obj.scales, obj.zero_points, obj.axis or 0,
+        scales, zero_points, obj.axis or 0,
     )  # fmt: skip
 
 

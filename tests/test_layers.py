@@ -72,7 +72,7 @@ LADDER: list[dict[str, list[str]]] = [
         "tar": ["tar.h", "tar_read.c"],
     },
     {
-        "stream": ["stream.h", "stream_read.c"],
+        "stream": ["stream.h", "stream_read.c", "stream_write.c"],
         "torch": [
             "torch.h",
             "torch_composite.c",

@@ -63,11 +63,16 @@ psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
     if (status != PSD_OK) {
         return status;
     }
-    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_stream_begins(head)) {
-        return psd_archive_open_stream(archive, input, err);
-    }
-    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_tar_begins(head)) {
-        return psd_archive_open_tar(archive, input, err);
+    if (archive->options.mode == PSD_OPEN_CHECKPOINT) {
+        if (psd_stream_begins(head)) {
+            return psd_archive_open_stream(archive, input, err);
+        }
+        bool is_tar;
+        status = psd_tar_begins(input, head, &is_tar, err);
+        if (status != PSD_OK || is_tar) {
+            return status == PSD_OK ? psd_archive_open_tar(archive, input, err)
+                                    : status;
+        }
     }
     return psd_archive_open_zip(archive, input, err);
 }

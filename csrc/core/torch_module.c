@@ -17,33 +17,65 @@
 
 /* ---------------------------------------------------------------- shapes */
 
+/* The pairs of a dict: key, value, ...; or a list of lists of two. */
 typedef struct {
-    const psd_ref *items; /* key, value, ... */
-    uint32_t count;
+    const psd_ref *items;
+    uint32_t count; /* of pairs */
+    bool apart;
 } pairs;
 
-/* The pairs of a dict, or of a call that is one: OrderedDict(). */
+/* OrderedDict() is filled; that of Python 2 was called with a list of its pairs. */
+static pairs
+pairs_of_call(const psd_pool *pool, const psd_call *call)
+{
+    const psd_value *args = psd_value_at(pool, call->args);
+    if (call->item_count > 0 || args->kind != PSD_KIND_TUPLE || args->count != 1) {
+        return (pairs){call->items, call->item_count / 2, false};
+    }
+    const psd_value *list = psd_value_at(pool, args->as.items[0]);
+    bool is_list = list->kind == PSD_KIND_LIST;
+    return (pairs){is_list ? list->as.items : NULL, is_list ? list->count : 0, true};
+}
+
+/* The pairs of a dict, or of a call that is one. */
 static pairs
 pairs_of(const psd_pool *pool, psd_ref ref)
 {
     const psd_value *v = psd_value_at(pool, ref);
-    if (v->kind == PSD_KIND_DICT) {
-        return (pairs){v->as.items, v->count};
+    switch (v->kind) {
+    case PSD_KIND_DICT: return (pairs){v->as.items, v->count / 2, false};
+    case PSD_KIND_CALL: return pairs_of_call(pool, v->as.call);
+    default: return (pairs){NULL, 0, false};
     }
-    if (v->kind == PSD_KIND_CALL) {
-        return (pairs){v->as.call->items, v->as.call->item_count};
+}
+
+/* One of them; false where something else stands in the list. */
+static bool
+pair_at(const psd_pool *pool, const pairs *p, uint32_t number, psd_ref *key,
+        psd_ref *value)
+{
+    const psd_ref *two = p->apart ? NULL : p->items + 2 * (size_t)number;
+    if (p->apart) {
+        const psd_value *v = psd_value_at(pool, p->items[number]);
+        bool is_pair =
+            (v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE) && v->count == 2;
+        two = is_pair ? v->as.items : NULL;
     }
-    return (pairs){NULL, 0};
+    *key = two == NULL ? 0 : two[0];
+    *value = two == NULL ? 0 : two[1];
+    return two != NULL;
 }
 
 /* What the dict holds under this text, among the first of its pairs; 0 if nothing. */
 static psd_ref
 attribute(const psd_pool *pool, psd_ref dict, psd_span name)
 {
-    pairs p = pairs_of(pool, dict);
-    for (uint32_t i = 0; i + 1 < p.count && i < 2 * LOOKED_AT; i += 2) {
-        if (psd_text_is(psd_value_at(pool, p.items[i]), name)) {
-            return p.items[i + 1];
+    pairs all = pairs_of(pool, dict);
+    for (uint32_t i = 0; i < all.count && i < LOOKED_AT; i++) {
+        psd_ref key, value;
+        if (pair_at(pool, &all, i, &key, &value) &&
+            psd_text_is(psd_value_at(pool, key), name)) {
+            return value;
         }
     }
     return 0;
@@ -99,12 +131,14 @@ typedef struct {
 static bool
 add(psd_alloc alloc, list *l, psd_ref ref)
 {
-    if (!psd_grow(alloc, (void **)&l->refs, &l->capacity, (uint64_t)l->count + 1,
-                  sizeof *l->refs)) {
-        return false;
+    void *refs = l->refs;
+    bool grown =
+        psd_grow(alloc, &refs, &l->capacity, (uint64_t)l->count + 1, sizeof *l->refs);
+    l->refs = refs;
+    if (grown) {
+        l->refs[l->count++] = ref;
     }
-    l->refs[l->count++] = ref;
-    return true;
+    return grown;
 }
 
 static void
@@ -117,6 +151,9 @@ let_go(psd_alloc alloc, list *l)
 }
 
 /* ---------------------------------------------------------------- one state_dict */
+
+/* Of the versions that torch's own classes have. */
+#define VERSION_MOST 3u
 
 /* A module being walked: its own entries are done, its children go on. */
 typedef struct {
@@ -132,9 +169,10 @@ typedef struct {
     bool *open; /* by value: the module is being walked */
     frame *frames;
     uint32_t depth, capacity;
-    list entries;  /* name, value, ... */
-    list versions; /* prefix, {"version": n}, ... */
-    psd_ref version_word, numbers[2];
+    list entries;       /* name, value, ... */
+    list versions;      /* prefix, {"version": n}, ... */
+    psd_names left_out; /* buffers of the module at hand that are not to be saved */
+    psd_ref version_word, numbers[VERSION_MOST];
     uint64_t left;       /* steps that may still be taken */
     uint64_t left_bytes; /* of names */
     bool full;           /* too much to be made */
@@ -217,43 +255,51 @@ mark_buffer(walk *w, psd_ref ref)
     }
 }
 
-/* Is the name one of the set's?  A set, or set([...]) of the older protocols. */
+/* The names of a set, or of set([...]) of the older protocols. */
 static bool
-is_in(walk *w, psd_ref set, psd_span name)
+read_left_out(walk *w, psd_ref set)
 {
     const psd_pool *pool = w->p->pool;
     const psd_value *v = psd_value_at(pool, set);
-    if (set != 0 && v->kind == PSD_KIND_CALL) {
-        const psd_value *args = psd_value_at(pool, v->as.call->args);
-        v = args->kind == PSD_KIND_TUPLE && args->count == 1
-                ? psd_value_at(pool, args->as.items[0])
-                : args;
-    }
-    bool found = false;
-    if (set != 0 && (v->kind == PSD_KIND_SET || v->kind == PSD_KIND_LIST)) {
-        for (uint32_t i = 0; i < v->count && !found && may_go_on(w, 0); i++) {
-            found = psd_text_is(psd_value_at(pool, v->as.items[i]), name);
+    psd_names_clear(&w->left_out);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(pool, v->as.call->args);
+        if (v->kind == PSD_KIND_TUPLE && v->count == 1) {
+            v = psd_value_at(pool, v->as.items[0]);
         }
     }
-    return found;
+    if (v->kind != PSD_KIND_SET && v->kind != PSD_KIND_LIST) {
+        return true;
+    }
+    for (uint32_t i = 0; i < v->count; i++) {
+        psd_span name;
+        bool named = name_at(pool, v->as.items[i], &name);
+        if (!may_go_on(w, named ? name.size : 0)) {
+            return false;
+        }
+        if (named && psd_names_find(&w->left_out, name) == NULL) {
+            w->failed = w->failed || !psd_names_add(&w->left_out, name, i);
+        }
+    }
+    return true;
 }
 
 /* _parameters, or _buffers but those that are not to be saved. */
 static bool
-add_own(walk *w, psd_span prefix, pairs own, bool buffers, psd_ref left_out)
+add_own(walk *w, psd_span prefix, pairs own, bool buffers)
 {
     const psd_pool *pool = w->p->pool;
-    for (uint32_t i = 0; i + 1 < own.count; i += 2) {
+    for (uint32_t i = 0; i < own.count; i++) {
+        psd_ref key, value;
         psd_span name;
-        psd_ref value = own.items[i + 1];
-        if (!name_at(pool, own.items[i], &name) ||
-            psd_kind_of(pool, value) == PSD_KIND_NONE) {
-            continue;
-        }
-        if (!may_go_on(w, prefix.size + name.size)) {
+        bool saved = pair_at(pool, &own, i, &key, &value) &&
+                     name_at(pool, key, &name) &&
+                     psd_kind_of(pool, value) != PSD_KIND_NONE;
+        /* What is passed by is a step as well: many modules may share one dict. */
+        if (!may_go_on(w, saved ? prefix.size + name.size : 0)) {
             return false;
         }
-        if (buffers && is_in(w, left_out, name)) {
+        if (!saved || (buffers && psd_names_find(&w->left_out, name) != NULL)) {
             continue;
         }
         if (buffers) {
@@ -264,40 +310,89 @@ add_own(walk *w, psd_span prefix, pairs own, bool buffers, psd_ref left_out)
     return true;
 }
 
-/* Of torch's own classes those that normalise are of version 2, the rest of 1. */
 static bool
-is_second_version(const walk *w, psd_ref module)
+begins(psd_span text, psd_span start)
 {
-    const psd_call *call = psd_value_at(w->p->pool, module)->as.call;
-    const psd_value *class = psd_value_at(w->p->pool, call->callable);
-    if (class->kind != PSD_KIND_GLOBAL) {
-        return false;
-    }
-    psd_span name = class->as.global->module;
-    return psd_span_equal(name, PSD_LITERAL("torch.nn.modules.batchnorm")) ||
-           psd_span_equal(name, PSD_LITERAL("torch.nn.modules.instancenorm"));
+    return text.size >= start.size && memcmp(text.data, start.data, start.size) == 0;
 }
 
-/* An entry of _metadata: the prefix without its dot, {"version": 1 or 2}. */
+static bool
+ends(psd_span text, psd_span end)
+{
+    return text.size >= end.size &&
+           memcmp(text.data + (text.size - end.size), end.data, end.size) == 0;
+}
+
+/*
+ * The version of the state of torch's own classes, by where they are defined and how
+ * their names begin and end; of all others it is 1.  Those with a state_dict of their own
+ * making (quantized modules) are not told.
+ */
+static unsigned
+version_of(const walk *w, psd_ref module)
+{
+    const struct {
+        psd_span where, start, end;
+        unsigned version;
+    } rows[] = {
+        {PSD_LITERAL("torch.nn.modules.batchnorm"), PSD_LITERAL(""), PSD_LITERAL(""),
+         2},
+        {PSD_LITERAL("torch.nn.modules.instancenorm"), PSD_LITERAL(""), PSD_LITERAL(""),
+         2},
+        {PSD_LITERAL("torch.ao.nn.intrinsic.qat.modules.conv_fused"),
+         PSD_LITERAL("ConvBn"), PSD_LITERAL(""), 2},
+        {PSD_LITERAL("torch.ao.quantization.observer"), PSD_LITERAL(""),
+         PSD_LITERAL("MinMaxObserver"), 3},
+        {PSD_LITERAL("torch.ao.quantization.observer"),
+         PSD_LITERAL("HistogramObserver"), PSD_LITERAL(""), 3},
+    };
+    const psd_call *call = psd_value_at(w->p->pool, module)->as.call;
+    const psd_value *class = psd_value_at(w->p->pool, call->callable);
+    for (size_t i = 0; class->kind == PSD_KIND_GLOBAL && i < sizeof rows / sizeof *rows;
+         i++) {
+        const psd_global *g = class->as.global;
+        if (psd_span_equal(g->module, rows[i].where) &&
+            begins(g->name, rows[i].start) && ends(g->name, rows[i].end)) {
+            return rows[i].version;
+        }
+    }
+    return 1;
+}
+
+/* An entry of _metadata: the prefix without its dot, {"version": n}. */
 static void
 add_version(walk *w, const frame *f)
 {
     psd_pool *pool = w->p->pool;
     psd_span prefix = {f->prefix.data, f->prefix.size > 0 ? f->prefix.size - 1 : 0};
-    unsigned second = is_second_version(w, f->module);
+    unsigned version = version_of(w, f->module);
+    psd_ref *number = &w->numbers[version - 1];
     if (w->version_word == 0) {
         w->version_word =
             born(w, psd_new_text(pool, PSD_KIND_TEXT, PSD_LITERAL("version")));
     }
-    if (w->numbers[second] == 0) {
-        w->numbers[second] = born(w, psd_new_int(pool, (int64_t)second + 1));
+    if (*number == 0) {
+        *number = born(w, psd_new_int(pool, (int64_t)version));
     }
-    psd_ref version[2] = {w->version_word, w->numbers[second]};
+    psd_ref pair[2] = {w->version_word, *number};
     psd_ref key = w->failed ? 0 : born(w, psd_new_text(pool, PSD_KIND_TEXT, prefix));
-    psd_ref dict =
-        w->failed ? 0 : born(w, psd_new_items(pool, PSD_KIND_DICT, version, 2));
+    psd_ref dict = w->failed ? 0 : born(w, psd_new_items(pool, PSD_KIND_DICT, pair, 2));
     w->failed = w->failed || !add(w->alloc, &w->versions, key) ||
                 !add(w->alloc, &w->versions, dict);
+}
+
+/* Its Parameters, then its buffers. */
+static bool
+add_tensors(walk *w, psd_ref attributes, psd_span prefix)
+{
+    const psd_pool *pool = w->p->pool;
+    psd_ref parameters = attribute(pool, attributes, PSD_LITERAL("_parameters"));
+    psd_ref buffers = attribute(pool, attributes, PSD_LITERAL("_buffers"));
+    psd_ref set =
+        attribute(pool, attributes, PSD_LITERAL("_non_persistent_buffers_set"));
+    return read_left_out(w, set) &&
+           add_own(w, prefix, pairs_of(pool, parameters), false) &&
+           add_own(w, prefix, pairs_of(pool, buffers), true);
 }
 
 static bool
@@ -311,21 +406,18 @@ enter(walk *w, psd_ref module, psd_span prefix)
     if (!may_go_on(w, prefix.size)) {
         return false;
     }
-    frame f = {module, prefix, {NULL, 0}, 0};
-    psd_ref buffers = attribute(pool, dict, PSD_LITERAL("_buffers"));
-    psd_ref left_out =
-        attribute(pool, dict, PSD_LITERAL("_non_persistent_buffers_set"));
-    psd_ref parameters = attribute(pool, dict, PSD_LITERAL("_parameters"));
+    psd_ref children = attribute(pool, dict, PSD_LITERAL("_modules"));
+    frame f = {module, prefix, pairs_of(pool, children), 0};
     add_version(w, &f);
-    if (!add_own(w, prefix, pairs_of(pool, parameters), false, 0) ||
-        (buffers != 0 &&
-         !add_own(w, prefix, pairs_of(pool, buffers), true, left_out))) {
+    if (!add_tensors(w, dict, prefix)) {
         return false;
     }
-    f.children = pairs_of(pool, attribute(pool, dict, PSD_LITERAL("_modules")));
-    if (!psd_grow(w->alloc, (void **)&w->frames, &w->capacity, (uint64_t)w->depth + 1,
-                  sizeof f)) {
-        w->failed = true;
+    void *frames = w->frames;
+    w->failed =
+        !psd_grow(w->alloc, &frames, &w->capacity, (uint64_t)w->depth + 1, sizeof f) ||
+        w->failed;
+    w->frames = frames;
+    if (w->failed) {
         return false;
     }
     w->open[module] = true;
@@ -341,16 +433,15 @@ walk_module(walk *w, psd_ref module)
     bool going = enter(w, module, none);
     while (going && w->depth > 0) {
         frame *top = &w->frames[w->depth - 1];
+        psd_ref key, child;
         psd_span name;
-        if (top->next + 1 >= top->children.count) {
+        if (top->next >= top->children.count) {
             w->open[top->module] = false;
             w->depth--;
             continue;
         }
-        psd_ref key = top->children.items[top->next];
-        psd_ref child = top->children.items[top->next + 1];
-        top->next += 2;
-        if (!name_at(w->p->pool, key, &name) || attributes_of(w->p, child) == 0) {
+        if (!pair_at(w->p->pool, &top->children, top->next++, &key, &child) ||
+            !name_at(w->p->pool, key, &name) || attributes_of(w->p, child) == 0) {
             going = may_go_on(w, 0);
             continue;
         }
@@ -462,11 +553,7 @@ find_all(search *s, psd_ref root)
     }
     for (psd_ref ref = 1; ref <= s->p->pool->count && done; ref++) {
         if ((s->marks[ref] & MODULE) != 0) {
-            done = psd_grow(s->alloc, (void **)&m->modules, &m->module_capacity,
-                            (uint64_t)m->module_count + 1, sizeof *m->modules);
-            if (done) {
-                m->modules[m->module_count++] = (psd_module){ref, 0};
-            }
+            done = psd_model_set_module(m, ref, 0);
         }
     }
     return done;
@@ -507,6 +594,7 @@ make_all(psd_torch_pass *p, bool *open, psd_ref last)
 {
     psd_model *m = p->model;
     walk w = {.p = p, .alloc = m->alloc, .open = open};
+    psd_names_init(&w.left_out, m->alloc, m->storage_names.key);
     w.left = STEPS_AT_LEAST + (uint64_t)last * STEPS_A_VALUE;
     w.left_bytes = BYTES_A_VALUE * w.left;
     for (uint32_t i = 0; i < m->module_count && !w.failed; i++) {
@@ -515,6 +603,7 @@ make_all(psd_torch_pass *p, bool *open, psd_ref last)
     }
     let_go(w.alloc, &w.entries);
     let_go(w.alloc, &w.versions);
+    psd_names_clear(&w.left_out);
     if (w.frames != NULL) {
         w.alloc.resize(w.alloc.ctx, w.frames, w.capacity * sizeof *w.frames, 0);
     }
@@ -567,19 +656,7 @@ bool
 psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,
                       const psd_ref *entries, uint32_t count)
 {
-    uint32_t place = 0;
     psd_ref dict = psd_torch_new_ordered_dict(pool);
-    if (dict == 0 || !psd_set(pool, dict, entries, count) ||
-        !psd_grow(model->alloc, (void **)&model->modules, &model->module_capacity,
-                  (uint64_t)model->module_count + 1, sizeof *model->modules)) {
-        return false;
-    }
-    while (place < model->module_count && model->modules[place].at < at) {
-        place++;
-    }
-    memmove(model->modules + place + 1, model->modules + place,
-            (model->module_count - place) * sizeof *model->modules);
-    model->modules[place] = (psd_module){at, dict};
-    model->module_count++;
-    return true;
+    return dict != 0 && psd_set(pool, dict, entries, count) &&
+           psd_model_set_module(model, at, dict);
 }

@@ -392,6 +392,19 @@ make_composite(reader *r, const psd_tensor *t, PyObject *info)
     return object;
 }
 
+/* Lists of scales are copied into arrays, for every tensor that has them. */
+static bool
+charge_list(reader *r, psd_ref ref)
+{
+    const char *sentence = psd_kind_of(r->pool, ref) == PSD_KIND_LIST
+                               ? py_cost_of_copy(&r->cost, r->pool, ref)
+                               : NULL;
+    if (sentence != NULL) {
+        corrupt(r, 0, PSD_LIMIT, sentence);
+    }
+    return sentence == NULL;
+}
+
 static PyObject *
 make_quantized(reader *r, const psd_tensor *t, PyObject *info, PyObject *array)
 {
@@ -401,6 +414,9 @@ make_quantized(reader *r, const psd_tensor *t, PyObject *info, PyObject *array)
         [PSD_PER_CHANNEL_FLOAT] = "per_channel_affine_float_qparams",
     };
     const psd_quantizer *q = t->more.quantizer;
+    if (!charge_list(r, q->scales) || !charge_list(r, q->zero_points)) {
+        return NULL;
+    }
     return PyObject_CallMethod(r->values, "quantized", "OOsdLOOL", info, array,
                                schemes[q->scheme], q->scale, (long long)q->zero_point,
                                object_at(r, q->scales), object_at(r, q->zero_points),

@@ -32,27 +32,6 @@ end_trial(trial *t)
     check_unguard(&t->bytes);
 }
 
-static bool
-says(const opening *o, psd_status status, const char *sentence)
-{
-    bool same = o->status == status && o->err.status == status &&
-                strcmp(o->err.sentence, sentence) == 0;
-    if (!same) {
-        (void)fprintf(stderr, "  %s: %s\n", psd_status_code(o->status),
-                      o->status == PSD_OK ? "" : o->err.sentence);
-    }
-    return same;
-}
-
-static bool
-about(const uint8_t *text, size_t size, const char *expected)
-{
-    return size == strlen(expected) && memcmp(text, expected, size) == 0;
-}
-
-#define ABOUT_ENTRY(o, name) about((o)->err.entry, (o)->err.entry_size, name)
-#define ABOUT_SUBJECT(o, name) about((o)->err.subject, (o)->err.subject_size, name)
-
 /* ---------------------------------------------------------------- a sound one */
 
 static void
