@@ -62,6 +62,7 @@ CORE = [
     "zip_index",
     "zip_locate",
     "zip_read",
+    "zip_salvage",
     "zip_write",
 ]
 

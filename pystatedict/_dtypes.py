@@ -52,7 +52,6 @@ _RAW = {
 _QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "quint2x4": "u1"}
 
 _TORCH_KEY = "torch_dtype"
-_PICKLED_KEY = "pickled_as"
 
 _FROM_NUMPY = {spelling: name for name, spelling in _NUMPY.items()}
 
@@ -125,11 +124,8 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     ('float32', None)
     """
     metadata = dtype.metadata
-    if metadata:
-        if _PICKLED_KEY in metadata:
-            return None
-        if metadata.get(_TORCH_KEY) in _RAW:
-            return str(metadata[_TORCH_KEY])
+    if metadata and metadata.get(_TORCH_KEY) in _RAW:
+        return str(metadata[_TORCH_KEY])
     if dtype.names is not None:
         same = dtype.names == ("real", "imag") and dtype.itemsize == 4
         halves = all(dtype.fields[n][0] == "f2" for n in dtype.names) if dtype.fields else False
@@ -139,15 +135,6 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     if dtype.kind in "iufcb" and dtype.hasobject is False:
         return _FROM_NUMPY.get(dtype.newbyteorder("=").str.lstrip("<>|=").replace("b1", "?"))
     return None
-
-
-def pickled_as_ndarray(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array that stood in the pickle as a NumPy array, not as a tensor."""
-    import numpy as np
-
-    if dtype.hasobject or torch_dtype(dtype) is None:
-        return dtype  # it cannot be taken for a tensor anyway
-    return np.dtype(dtype, metadata={_PICKLED_KEY: "ndarray"})
 
 
 def without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -204,3 +191,37 @@ def converted(array: npt.NDArray[Any], dtype: Any, copy: bool | None) -> npt.NDA
             raise ValueError(f"a copy is needed to get {np.dtype(dtype)} from {array.dtype}")
         return array.astype(dtype)
     return array.copy() if copy else array
+
+
+# The eight magnitudes of float4 e2m1, by their lower three bits.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in a dtype that NumPy computes with; exact.
+
+    complex32, which load() gives as pairs of float16, becomes complex64; bfloat16 and
+    float8 become float32; float4_e2m1fn_x2, two numbers a byte with the first in the lower
+    bits, becomes float32 with a last dimension twice as long.  Other arrays stay as they are.
+    Raises TypeError for bits8 and its kin, which are no numbers.
+
+    >>> import numpy as np
+    >>> pairs = np.array([(1, -2)], dtype=[("real", "f2"), ("imag", "f2")])
+    >>> widen(pairs)
+    array([1.-2.j], dtype=complex64)
+    """
+    import numpy as np
+
+    name = torch_dtype(array.dtype)
+    if name == "complex32":
+        whole = np.empty(array.shape, "c8")
+        whole.real, whole.imag = array["real"], array["imag"]
+        return whole
+    if name == "float4_e2m1fn_x2":
+        table = np.array([*_E2M1, *(-value for value in _E2M1)], "f4")
+        bytes_ = array.view(np.ndarray).astype("u1")
+        both = np.stack([table[bytes_ & 15], table[bytes_ >> 4]], axis=-1)
+        return both.reshape(*array.shape[:-1], -1)
+    if name is not None and name.startswith("bits"):
+        raise TypeError(f"{name} says nothing about what its bits mean")
+    return array.astype("f4") if name in _ML_DTYPES else array

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pystatedict._checks import expect, raw_bytes, wrong
-from pystatedict._dtypes import pickled_as_ndarray, pickled_ml_dtype
+from pystatedict._dtypes import pickled_ml_dtype, torch_dtype
+from pystatedict._marks import NDARRAY, mark
 from pystatedict._opaque import Opaque
 
 _ALIGNED_STRUCT = 0x80  # of the flags in a dtype's state
@@ -37,17 +38,16 @@ def _array(shape: Any, dtype: Any, data: Any, order: str) -> Any:
     expect(isinstance(dtype, np.dtype), "ndarray", "no dtype")
     count = math.prod(shape)
     expect(dtype.itemsize > 0 or count < 1 << 20, "ndarray", "a shape of its own choosing")
-    tagged = pickled_as_ndarray(dtype)
     if dtype.hasobject:
         expect(dtype == np.dtype(object) and isinstance(data, list), "ndarray")
         expect(len(data) == count, "ndarray", "another number of objects than its shape tells")
-        flat = np.empty(count, tagged)
+        flat = np.empty(count, dtype)
         for i, item in enumerate(data):
             flat[i] = item
         return flat.reshape(shape, order="F" if order == "F" else "C")
     raw = raw_bytes(data)
     expect(len(raw) == count * dtype.itemsize, "ndarray", "bytes of another size than its shape")
-    flat = np.frombuffer(bytearray(raw), tagged) if raw else np.empty(count, tagged)
+    flat = np.frombuffer(bytearray(raw), dtype) if raw else np.empty(count, dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -62,7 +62,7 @@ def reconstruct(*args: Any) -> Any:
 
 def frombuffer(data: Any = None, dtype: Any = None, shape: Any = None, order: Any = None) -> Any:
     expect(isinstance(data, (bytes, bytearray)) and order in ("C", "F"), "numpy _frombuffer")
-    return _array(shape, dtype, data, order)
+    return _marked(_array(shape, dtype, data, order))
 
 
 def dtype(spec: Any = None, *_: Any) -> Any:
@@ -116,4 +116,11 @@ def build_dtype(dtype: Any, state: Any) -> Any:
 def build_array(state: Any) -> Any:
     expect(isinstance(state, tuple) and len(state) == 5, "ndarray", "no state")
     _, shape, dtype, fortran, data = state
-    return _array(shape, dtype, data, "F" if fortran else "C")
+    return _marked(_array(shape, dtype, data, "F" if fortran else "C"))
+
+
+def _marked(array: Any) -> Any:
+    """save() would take it for a tensor, if torch has its dtype."""
+    if torch_dtype(array.dtype) is not None:
+        mark(array, NDARRAY)
+    return array

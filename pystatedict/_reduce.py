@@ -16,6 +16,7 @@ from typing import Any
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype, without_metadata
 from pystatedict._errors import UnsupportedError
+from pystatedict._marks import MARKS, PARAMETER, REQUIRES_GRAD, bits_of, mark
 from pystatedict._opaque import Opaque
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
@@ -27,9 +28,6 @@ from pystatedict._tensorkinds import (
 )
 from pystatedict._torchtypes import Device, Dtype, Layout, Size, TorchName
 from pystatedict._values import PLAIN_TYPES
-
-# Bits of the core's tensor flags.
-_PARAMETER, _REQUIRES_GRAD = 1, 2
 
 Call = tuple[str, "str | None", Any, tuple[Any, ...], Any, Any, Any, Any]
 
@@ -55,11 +53,25 @@ class Reducer:
 
     Args:
         opaque: write Opaque objects back as they were; torch would then import them.
+        flags: {id of a tensor: (bits of a mark, attributes)}, where they are not what the
+            tensor says itself.
+        keep: whether anything is said of what requires grad.
         legacy: for a legacy stream, of which torch reads the tensors' bytes last.
     """
 
-    def __init__(self, opaque: bool = False, legacy: bool = False) -> None:
+    #: What is noted of arrays by their identity.
+    marks = MARKS
+
+    def __init__(
+        self,
+        opaque: bool = False,
+        flags: Mapping[int, tuple[int, Any]] | None = None,
+        keep: bool = True,
+        legacy: bool = False,
+    ) -> None:
         self.opaque = opaque
+        self._flags = flags or {}
+        self._keep = keep
         self.legacy = legacy
 
     torch_dtype = staticmethod(torch_dtype)
@@ -84,7 +96,7 @@ class Reducer:
         if isinstance(obj, type):
             return self._type(obj)
         if isinstance(obj, TensorInfo):
-            return _meta(obj) if obj.is_meta else [obj.numpy()]
+            return self._info(obj)
         if obj is Ellipsis or obj is NotImplemented:
             return _builtin("Ellipsis" if obj is Ellipsis else "NotImplemented")
         if type(obj).__module__.split(".")[0] in ("numpy", "ml_dtypes"):
@@ -118,9 +130,25 @@ class Reducer:
         return (obj.form, obj.module, obj.name, args, obj.kwargs, obj.items or None,
                 tuple(obj.appends) or None, obj.state)  # fmt: skip
 
+    def _bits(self, obj: Any, own: int) -> int:
+        """What is to be said of a tensor that is no array: flags, or its own bits."""
+        bits = self._flags[id(obj)][0] if id(obj) in self._flags else own
+        return bits if self._keep else 0
+
+    def _info(self, info: TensorInfo) -> Any:
+        bits = self._bits(info, bits_of(info))
+        if info.is_meta:
+            return _meta(info, bits)
+        array = info.numpy()
+        if id(info) in self._flags and not isinstance(array, TensorObject):
+            mark(array, *self._flags[id(info)])
+        return [array]
+
     def _tensor_object(self, obj: TensorObject) -> Any:
+        own = (PARAMETER if obj.is_parameter else 0) | (REQUIRES_GRAD if obj.requires_grad else 0)
+        bits = self._bits(obj, own)
         if isinstance(obj, QuantizedTensor):
-            return _quantized(obj, *self._channels(obj))
+            return _quantized(obj, bits, *self._channels(obj))
         if isinstance(obj, TensorSubclass):
             if not self.opaque and obj.type not in _SUBCLASSES:
                 raise TypeError(
@@ -128,19 +156,18 @@ class Reducer:
                     " when it loads the file; save(..., opaque=True) writes it back as it was,"
                     " .inner are its tensors"
                 )
-            made = _subclass(obj)
+            made = _subclass(obj, bits)
         elif isinstance(obj, NestedTensor):
             self._check_nested(obj)
-            made = _nested(obj)
+            made = _nested(obj, bits)
         else:
             assert isinstance(obj, SparseTensor)
             made = _sparse(obj)
-        if not obj.is_parameter or isinstance(obj, TensorSubclass):
+        if not bits & PARAMETER or isinstance(obj, TensorSubclass):
             return made
         inner = _Own(made[1], made[2], made[3])
-        return _call(
-            "torch._utils", "_rebuild_parameter", inner, bool(obj.requires_grad), OrderedDict()
-        )
+        flag = bool(bits & REQUIRES_GRAD)
+        return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
 
     def _channels(self, obj: QuantizedTensor) -> tuple[Any, Any]:
         """Scales and zero points; those that torch would convert before their bytes are read."""
@@ -196,9 +223,8 @@ def _is_known_to_torch(obj: Opaque) -> bool:
     return module.startswith("torch.distributed.") and verdict(module, name) == "plain"
 
 
-def _quantized(obj: QuantizedTensor, scales: Any, zero_points: Any) -> Any:
+def _quantized(obj: QuantizedTensor, bits: int, scales: Any, zero_points: Any) -> Any:
     packed = obj.packed is not None
-    bits = (_PARAMETER if obj.is_parameter else 0) | (_REQUIRES_GRAD if obj.requires_grad else 0)
     return (
         obj._array, obj.dtype, bits,
         obj.shape if packed else None, obj._strides if packed else None, obj._offset,
@@ -217,7 +243,7 @@ def _sparse(obj: SparseTensor) -> Call:
     return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
 
 
-def _nested(obj: NestedTensor) -> Call:
+def _nested(obj: NestedTensor, bits: int) -> Call:
     parts = obj.parts
     if obj.layout == "nested":
         names = ("buffer", "sizes", "strides", "offsets")
@@ -229,7 +255,7 @@ def _nested(obj: NestedTensor) -> Call:
         "lengths": parts.get("lengths"),
         "_ragged_idx": obj.ragged_axis,
         "_metadata_cache": {},
-        "requires_grad": bool(obj.requires_grad),
+        "requires_grad": bool(bits & REQUIRES_GRAD),
     }
     state = {
         "_ragged_idx": obj.ragged_axis,
@@ -242,11 +268,11 @@ def _nested(obj: NestedTensor) -> Call:
     return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, (told,), state)
 
 
-def _subclass(obj: TensorSubclass) -> Call:
+def _subclass(obj: TensorSubclass, bits: int) -> Call:
     module, _, name = obj.type.rpartition(".")
     kind = _Own(module, name)
     args = (kind, Dtype(f"torch.{obj.dtype}"), obj.shape, obj.stride, 0, Layout("torch.strided"),
-            Device("cpu"), bool(obj.requires_grad))  # fmt: skip
+            Device("cpu"), bool(bits & REQUIRES_GRAD))  # fmt: skip
     function = _Own("torch._utils", "_rebuild_wrapper_subclass")
     return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, args, obj.state)
 
@@ -261,11 +287,11 @@ def _torch_name(obj: TorchName) -> Any:
     return (module, name)
 
 
-def _meta(info: TensorInfo) -> Any:
+def _meta(info: TensorInfo, bits: int) -> Any:
     """A tensor without bytes: its dtype, shape, strides and flag."""
     function = "_rebuild_meta_tensor_no_storage"
-    dtype, flag = Dtype(f"torch.{info.dtype}"), bool(info.requires_grad)
-    if info.kind != "parameter":
+    dtype, flag = Dtype(f"torch.{info.dtype}"), bool(bits & REQUIRES_GRAD)
+    if not bits & PARAMETER:
         return _call("torch._utils", function, dtype, info.shape, info.stride, flag)
     inner = _Own("torch._utils", function, (dtype, info.shape, info.stride, False))
     return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())

@@ -1,13 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where in a checkpoint the state_dict is: ``root=`` of load, open and items."""
 
 from __future__ import annotations
 
-from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError, warn
+from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError
 from pystatedict._opaque import warn_of_untold
 from pystatedict._printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from pystatedict._core import Archive
 
 # Where frameworks put the weights, most of them under the first three.
@@ -16,6 +20,9 @@ _NAMES = (
     "ema_state_dict", "net", "network", "params_ema", "params", "weights", "generator",
 )  # fmt: skip
 
+# What a state_dict may hold beside tensors: it is no state_dict of its own.
+_EXTRA = "_extra_state"
+
 Path = tuple[str, ...]
 
 
@@ -23,21 +30,9 @@ class AmbiguousRootError(MissingTensorError):
     """Several state_dicts are candidates for ``root="auto"``."""
 
 
-def warn_of_methods(archive: Archive) -> None:
-    """Warn of torch.save(model.state_dict, f): the parentheses were forgotten."""
-    for name in archive.methods()[:1]:
-        called = printable(name)
-        warn(
-            f"the file holds a method of a model, {called!r} without its parentheses, and so the"
-            f" whole model; its tensors were read all the same. Save it right with"
-            f" torch.save(model.{called}(), f)."
-        )
-
-
 def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
     """(value, path to it) for ``root``: None is the whole object, "auto" the one state_dict
-    inside, anything else a dotted path.  Of a whole module that is found, the value is what
-    its state_dict() would give.
+    inside, anything else a dotted path.  A whole module there gives its state_dict.
 
     Raises MissingTensorError when there is none, or more than one.
     """
@@ -46,19 +41,71 @@ def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
     if root == "auto":
         return _auto(archive)
     ref, path = _follow(archive, root)
-    return _state_dict(archive, ref), path
+    return _within(archive, ref), path
 
 
-def _state_dict(archive: Archive, ref: int) -> int:
-    """Of a whole module what its state_dict() would give; any other value as it is."""
-    found = archive.state_dict(ref)
+def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The one state_dict in a mapping, by the rules of ``root="auto"``."""
+    from collections.abc import Mapping
+
+    from pystatedict._opaque import OpaqueModule
+
+    found: dict[str, Mapping[Any, Any]] = {}
+    for key, value in mapping.items():
+        inner = value.state_dict() if isinstance(value, OpaqueModule) else value
+        if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
+            found.setdefault(str(key), inner)
+    chosen = _choose(list(found), any(hasattr(v, "__array__") for v in mapping.values()))
+    return mapping if chosen is None else found[chosen]
+
+
+def _within(archive: Archive, ref: int) -> int:
+    """What a whole module's state_dict() would give; of anything else itself."""
+    state_dict = archive.state_dict(ref)
     warn_of_untold(archive.untold(ref))
-    if found is None:
+    if state_dict is None:
         raise LimitError(
-            "the state_dict of the module would be too large", hint="load() gives the module"
+            "the state_dict of this module would be too large: its parts are shared so that"
+            " their names multiply",
+            code="limit",
+            hint="",
         )
-    return found or ref
+    return state_dict or ref
 
+
+def _is_usual(name: str) -> bool:
+    return name.rpartition(".")[2] in _NAMES
+
+
+def _choose(found: list[str], direct: bool) -> str | None:
+    """Which of the state_dicts by name; None: the root itself, which holds tensors."""
+    found = [name for name in found if not name.endswith(_EXTRA)]
+    known = [name for name in found if _is_usual(name)] or found
+    if direct and not any(map(_is_usual, found)):
+        if not known:
+            return None
+        raise _ambiguous(
+            f"tensors stand in the root and in {', '.join(map(printable, known))}", known
+        )
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise _ambiguous(
+            f"the file holds {len(known)} state_dicts: {', '.join(map(printable, known))}", known
+        )
+    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+
+
+def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
+    return AmbiguousRootError(
+        sentence,
+        code="ambiguous-root",
+        hint=f"say which: root={names[0]!r}; root=None is the whole object",
+        suggestions=names,
+    )
+
+
+_MODULES = ("module", "method")
 
 Row = tuple[Path, int, str]  # path, value, kind
 
@@ -80,15 +127,7 @@ def _is_closed(archive: Archive, row: Row) -> bool:
     names = {str(key) for key, _, _ in archive.children(ref) or ()}
     inside = {"_parameters", "_modules"} <= names
     optimizer = {"state", "param_groups"} <= names or "".join(path[-1:]).startswith("optim")
-    return kind == "module" or inside or optimizer
-
-
-def _state_dicts(archive: Archive, rows: list[Row]) -> list[Row]:
-    """Dicts that hold tensors themselves, and whole modules; those of known names if any."""
-    all_ = [r for r in rows if r[2] == "module" or (r[2] == "dict" and archive.direct(r[1]))]
-    known = [row for row in all_ if row[0][-1] in _NAMES]
-    filled = [row for row in all_ if row[2] == "module" and archive.direct(row[1])]
-    return known or filled or [row for row in all_ if row[2] == "dict"] or all_
+    return kind in _MODULES or inside or optimizer
 
 
 def _is_unknown(archive: Archive, row: Row) -> bool:
@@ -97,43 +136,55 @@ def _is_unknown(archive: Archive, row: Row) -> bool:
     return named and bool(archive.tensors(row[1]))
 
 
+def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:
+    """By dotted path: dicts that hold tensors themselves, and whole modules."""
+    held = [
+        row
+        for row in rows
+        if row[2] in _MODULES or (row[2] == "dict" and archive.has_direct(row[1]))
+    ]
+    # A module without tensors, such as a loss, is meant only where nothing else is.
+    filled = [row for row in held if row[0][-1] in _NAMES or archive.has_direct(row[1])]
+    found: dict[str, Row] = {}
+    for row in filled or held:
+        found.setdefault(".".join(row[0]), row)
+    return found
+
+
 def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
-    if archive.state_dict(root) != 0:
-        return _state_dict(archive, root), ()
+    if archive.kind_of(root) in _MODULES:
+        return _within(archive, root), ()
+    if archive.kind == "torchscript" and not archive.record and not archive.has_direct(root):
+        from pystatedict._script import untold
+
+        raise untold(archive)
     seen, whole = {root}, ((), root, "dict")
     level = [] if _is_closed(archive, whole) else _below(archive, [whole], seen)
-    found = _state_dicts(archive, level)
+    found = _found(archive, level)
     unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
-    if unknown and not any(path[-1] in _NAMES for path, _, _ in found):
+    if unknown and not any(map(_is_usual, found)):
         raise UnsupportedError(
             f"the weights in {printable(unknown[0])!r} stand in an object that tells them in a"
             " way of its own",
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    if archive.direct(root) and not any(path[-1] in _NAMES for path, _, _ in found):
-        return root, ()
-    while level and not found:
+    direct = archive.has_direct(root)
+    while level and not found and not direct:
         level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
-        found = _state_dicts(archive, level)
-    if len(found) == 1:
-        return _state_dict(archive, found[0][1]), found[0][0]
-    if found:
-        names = [".".join(path) for path, _, _ in found]
-        raise AmbiguousRootError(
-            f"the file holds {len(names)} state_dicts: {', '.join(map(printable, names))}",
-            code="ambiguous-root",
-            hint=f"say which: root={names[0]!r}",
-            suggestions=names,
-        )
-    if archive.tensors():
+        found = _found(archive, level)
+    if not found and not direct and archive.tensors():
         raise UnsupportedError(
             "the file holds no state_dict; its tensors stand in other objects",
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+    chosen = _choose(list(found), direct)
+    if chosen is None:
+        return root, ()
+    path, ref, _ = found[chosen]
+    return _within(archive, ref), path
 
 
 def _follow(archive: Archive, root: str) -> tuple[int, Path]:

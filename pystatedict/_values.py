@@ -17,6 +17,7 @@ from pystatedict._checks import check_hashes, check_key, expect, wrong
 from pystatedict._dtypes import numpy_dtype, resolve
 from pystatedict._errors import UnsafePickleError, UnsupportedError
 from pystatedict._globals import normalise
+from pystatedict._marks import mark
 from pystatedict._opaque import Opaque, OpaqueModule
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_items", "attach_module", "attach_state", "build", "call", "composite", "global_value",
-    "numpy_dtype", "persistent", "quantized", "remember", "resolve", "set_items", "state_dict",
+    "mark", "numpy_dtype", "persistent", "quantized", "resolve", "set_items", "state_dict",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------ containers
@@ -352,14 +353,6 @@ def attach_module(target: Any, state_dict: Any, untold: list[tuple[str, str, boo
         target.__class__ = OpaqueModule
         target._state_dict = state_dict
         target._untold = untold
-
-
-def remember(array: Any, bits: int) -> None:
-    """Flags of an array in a list or tuple: save() makes the same Parameter of it."""
-    if hasattr(array, "__array_interface__"):
-        from pystatedict import _loose
-
-        _loose.remember(array, bits)
 
 
 def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:

@@ -81,9 +81,9 @@ REFUSED = [
 
 #: Refused in words of another class, for a reason of ours.
 OTHERWISE = {
-    # too little to say what was cut
-    "truncated/zip_3bytes.pth": "unsupported",
-    "truncated/zip_signature.pth": "unsupported",
+    # cut like its neighbours, which are expected to be called so
+    "not-a-checkpoint/pk.pth": "truncated",
+    "not-a-checkpoint/pk34.pth": "truncated",
     # a registry outside the file: whatever it holds there would be called
     "pickle-malformed/ext_unknown.pth": "unsafe",
     "pickle-malformed/ext4_negative.pth": "unsafe",

@@ -17,9 +17,6 @@ PAGE = (ROOT / "docs" / "kinds.md").read_text(encoding="utf-8")
 
 #: Named by the page, and made elsewhere.
 ELSEWHERE = {
-    "tests/test_script.py",
-    "tests/test_package.py",
-    "tests/test_export.py",
     "tests/test_safetensors.py",
     "tests/test_npz.py",
     "tests/test_sets.py",

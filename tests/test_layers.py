@@ -66,6 +66,7 @@ LADDER: list[dict[str, list[str]]] = [
             "zip_index.c",
             "zip_locate.c",
             "zip_read.c",
+            "zip_salvage.c",
             "zip_write.c",
         ],
         "tar": ["tar.h", "tar_read.c"],

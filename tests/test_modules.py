@@ -70,7 +70,7 @@ def test_methods_are_warned_of(tmp_path: pathlib.Path) -> None:
             look(path)
         assert warned[0].filename == __file__
     other = kit.call("__builtin__", "getattr", net(), kit.text("parameters"))
-    with pytest.warns(psd.StateDictWarning, match=r"model\.parameters\(\)"):
+    with pytest.warns(psd.StateDictWarning, match=r"torch\.save\(model\.parameters, f\)"):
         assert list(psd.load(kit.archive(other, STORED), root="auto")) == ["w"]
 
 

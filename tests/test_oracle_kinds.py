@@ -421,13 +421,13 @@ def test_parameters_in_lists_stay_parameters(writer: str) -> None:
 
 
 def test_flags_of_lists_do_not_outlive_their_arrays() -> None:
-    from pystatedict import _loose
+    from pystatedict._marks import MARKS
 
-    before = len(_loose._FLAGS)
+    before = len(MARKS)
     ours = psd.load(zipped([torch.nn.Parameter(torch.zeros(2))]))
-    assert len(_loose._FLAGS) == before + 1
+    assert len(MARKS) == before + 1
     del ours
-    assert len(_loose._FLAGS) == before
+    assert len(MARKS) == before
 
 
 @pytest.mark.parametrize("writer", sorted(WRITERS))

@@ -352,7 +352,7 @@ def test_sidecar_of_a_whole_model(tmp_path: pathlib.Path) -> None:
     for sd in (psd.load(path, root="auto"), psd.load(path).state_dict()):
         assert dict(sd.trainable) == {"fc.weight": False, "fc.bias": True}
     flags = {"fc.weight": True, "fc.bias": False}
-    sd = psd.load(path, trainable=flags).state_dict()
+    sd = psd.load(path, root="auto", trainable=flags)
     assert dict(sd.trainable) == flags
 
 

@@ -27,6 +27,7 @@ typedef struct {
     psd_limits limits;
     psd_hash_key key;
     psd_open_mode mode;
+    bool salvage;    /* take what is whole of a file that has lost its end */
     psd_span record; /* the pickle to be run, below the top folder; empty: data.pkl */
     /*
      * Inflate a raw deflate stream into exactly `size` bytes.  PSD_OK, PSD_INFLATE
@@ -94,6 +95,9 @@ PSD_CHECKED psd_status psd_archive_open(psd_archive *archive, const psd_input *i
 PSD_CHECKED psd_status psd_archive_run(psd_archive *archive, const psd_input *input,
                                        psd_error *err);
 
+/* Take these storages for lost, since their bytes are damaged; before anything is loaded. */
+void psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t count);
+
 /* Tensors that the host has found in a file of another kind. */
 typedef struct {
     const psd_storage *storages; /* key, size, dtype, place and what it tells */
@@ -127,6 +131,15 @@ typedef struct {
 PSD_CHECKED psd_status psd_archive_locate(const psd_archive *archive,
                                           const psd_input *input, uint32_t storage,
                                           psd_location *location, psd_error *err);
+
+/*
+ * The CRC-32 of a storage's bytes: the directory's word where there is one, else computed.
+ * A storage without bytes has that of none.
+ */
+PSD_CHECKED psd_status psd_archive_storage_crc32(const psd_archive *archive,
+                                                 const psd_input *input,
+                                                 uint32_t storage, uint32_t *crc,
+                                                 psd_error *err);
 
 /* ------------------------------------------------------------ a zip's records */
 

@@ -42,9 +42,10 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
             return status;
         }
         s.key = psd_arena_copy(&archive->arena, s.key);
-        s.location = PSD_LITERAL("cpu");
+        s.location = psd_arena_copy(&archive->arena, s.location);
         s.parent = PSD_NO_STORAGE;
-        if (s.key.data == NULL || !psd_model_add_storage(&archive->model, &s)) {
+        if (s.key.data == NULL || s.location.data == NULL ||
+            !psd_model_add_storage(&archive->model, &s)) {
             return no_memory(err);
         }
     }

@@ -22,6 +22,7 @@ typedef enum {
     PSD_PLACE_RECORD, /* in a zip archive's record, stored or deflated */
     PSD_PLACE_FILE,   /* in the file, as they are */
     PSD_PLACE_MEMORY, /* in the archive's memory: they stood within a pickle */
+    PSD_PLACE_LOST,   /* not there, or damaged: only when a file is salvaged */
 } psd_place;
 
 /* Raw bytes with an element type, as persistent ids tell of them. */
@@ -100,6 +101,7 @@ enum {
     PSD_TENSOR_META = 1 << 4, /* no bytes at all */
     PSD_TENSOR_BUFFER = 1 << 5,
     PSD_TENSOR_STORAGE = 1 << 6, /* it was a storage by itself that was saved */
+    PSD_TENSOR_LOST = 1 << 7,    /* a META whose bytes were lost with the file's */
 };
 
 /* A window on a storage.  Geometry is checked against the storage's size. */
@@ -173,6 +175,9 @@ PSD_CHECKED bool psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref
 /* An empty OrderedDict, or 0. */
 psd_ref psd_torch_new_ordered_dict(psd_pool *pool);
 
+/* Let tensors over storages that are LOST, and those made of such, be META and LOST. */
+void psd_model_lose(psd_pool *pool, psd_model *model);
+
 /* What is known of a module at `ref`, or NULL. */
 const psd_module *psd_model_module(const psd_model *model, psd_ref ref);
 
@@ -192,7 +197,11 @@ const char *psd_window_reach(const psd_tensor *t, uint64_t room, uint64_t *reach
 typedef enum {
     /* ('storage', class, key, location, numel) */
     PSD_DIALECT_ZIP,
-    /* The same and, as a sixth, None or (key, offset, numel) of a view of it;
+    /* The same, and of torch 1.3 to 1.5 None as a sixth */
+    PSD_DIALECT_SCRIPT,
+    /* As those, and ('reduce_package', number, function, arguments): a call */
+    PSD_DIALECT_PACKAGE,
+    /* The same as the first and, as a sixth, None or (key, offset, numel) of a view of it;
      * ('module', class, file, source) stands for the class */
     PSD_DIALECT_STREAM,
     /* The number of a storage or tensor that was told of before, in decimal;

@@ -117,8 +117,13 @@ psd_known_find(psd_span module, psd_span name)
     static const row codecs[] = {{"encode", PSD_KNOWN_ENCODE}};
     static const row collections[] = {{"OrderedDict", PSD_KNOWN_ORDERED_DICT}};
     static const row builtins[] = {{"getattr", PSD_KNOWN_GETATTR}};
-    static const row graph[] = {{"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE}};
     static const row compiled[] = {{"OptimizedModule", PSD_KNOWN_COMPILED}};
+    static const row graph[] = {
+        {"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_package_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_deploy_graph_module", PSD_KNOWN_GRAPH_MODULE},
+    };
+    static const row script[] = {{"restore_type_tag", PSD_KNOWN_TYPE_TAG}};
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},
@@ -162,6 +167,9 @@ psd_known_find(psd_span module, psd_span name)
     }
     if (psd_span_equal(module, PSD_LITERAL("torch._dynamo.eval_frame"))) {
         return FIND(compiled);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.jit._pickle"))) {
+        return FIND(script);
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.serialization"))) {
         return FIND(serialization);

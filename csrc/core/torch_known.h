@@ -24,6 +24,7 @@ typedef enum {
     PSD_KNOWN_COMPILED,       /* torch._dynamo.eval_frame.OptimizedModule */
     PSD_KNOWN_GRAPH_MODULE,   /* torch.fx.graph_module.reduce_graph_module */
     PSD_KNOWN_GET_LAYOUT,     /* torch.serialization._get_layout */
+    PSD_KNOWN_TYPE_TAG,       /* torch.jit._pickle.restore_type_tag */
     PSD_KNOWN_QSCHEME,        /* torch.per_tensor_affine, ...; the tag holds it */
     PSD_KNOWN_PARAMETER,      /* torch.nn.parameter.Parameter */
     PSD_KNOWN_REBUILD_TENSOR, /* these three in this order */

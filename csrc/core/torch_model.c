@@ -138,3 +138,50 @@ psd_model_module(const psd_model *model, psd_ref ref)
     uint32_t place = place_of(model, ref);
     return is_at(model, place, ref) ? &model->modules[place] : NULL;
 }
+
+/* ---------------------------------------------------------------- what was lost */
+
+static bool
+is_lost(const psd_pool *pool, const psd_model *model, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    return ref != 0 && v->kind == PSD_KIND_TENSOR &&
+           (model->tensors[v->as.index].flags & PSD_TENSOR_LOST) != 0;
+}
+
+/* Is anything lost that the tensor is made of? */
+static bool
+has_lost(const psd_pool *pool, const psd_model *model, const psd_tensor *t)
+{
+    if (t->layout == PSD_LAYOUT_STRIDED) {
+        const psd_quantizer *q = t->more.quantizer;
+        return q != NULL && (is_lost(pool, model, q->scales) ||
+                             is_lost(pool, model, q->zero_points));
+    }
+    for (uint32_t i = 0; i < t->more.composite->count; i++) {
+        if (is_lost(pool, model, t->more.composite->parts[i].tensor)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+psd_model_lose(psd_pool *pool, psd_model *model)
+{
+    const uint8_t lost = PSD_TENSOR_META | PSD_TENSOR_LOST;
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        psd_tensor *t = &model->tensors[i];
+        if (t->layout == PSD_LAYOUT_STRIDED && t->storage != PSD_NO_STORAGE &&
+            model->storages[t->storage].place == PSD_PLACE_LOST && t->numel > 0) {
+            t->flags |= lost;
+        }
+    }
+    /* Parts mostly come before what is made of them; twice, for the others. */
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < model->tensor_count; i++) {
+            psd_tensor *t = &model->tensors[i];
+            t->flags |= has_lost(pool, model, t) ? lost : 0;
+        }
+    }
+}

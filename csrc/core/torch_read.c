@@ -41,6 +41,39 @@ dict_says(const psd_torch_pass *p, psd_ref ref, psd_span name)
     return found != 0 && psd_torch_flag_at(p, found, &says) && says;
 }
 
+/* Scripts wrap a dict in a call that tells its type: (dict, 'Dict[str, bool]'). */
+static psd_ref
+untagged(const psd_torch_pass *p, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(p->pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_known_of(psd_torch_tag_at(p, v->as.call->callable)) != PSD_KNOWN_TYPE_TAG) {
+        return ref;
+    }
+    const psd_value *args = psd_value_at(p->pool, v->as.call->args);
+    return args->kind == PSD_KIND_TUPLE && args->count > 0 ? args->as.items[0] : ref;
+}
+
+/*
+ * The same of a bit that changes the values.  torch writes nothing else, and takes whatever
+ * stands there for True, even False: what is neither absent nor True is refused.
+ */
+static psd_status
+read_bit(psd_torch_pass *p, const psd_call *call, psd_ref ref, psd_span name,
+         uint8_t flag, psd_tensor *t)
+{
+    bool says = false;
+    psd_ref found = psd_torch_lookup(p, ref, name);
+    if (found == 0) {
+        return PSD_OK;
+    }
+    if (!psd_torch_flag_at(p, found, &says) || !says) {
+        return psd_torch_bad(p, call, "a tensor's conj or neg bit is told as not set");
+    }
+    t->flags |= flag;
+    return PSD_OK;
+}
+
 static psd_status
 add_tensor(psd_torch_pass *p, psd_ref ref, const psd_tensor *t)
 {
@@ -96,17 +129,15 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
         t->flags |= PSD_TENSOR_REQUIRES_GRAD;
     }
     if (count == arity[form].most) {
-        psd_ref metadata = args[count - 1];
+        psd_ref metadata = untagged(p, args[count - 1]);
         const psd_value *dict = psd_value_at(p->pool, metadata);
         if (dict->kind == PSD_KIND_DICT && dict->count > 2 * PSD_ATTRIBUTES_MOST) {
             return psd_torch_bad(p, call, "a tensor's metadata has too many entries");
         }
-        if (dict_says(p, metadata, PSD_LITERAL("conj"))) {
-            t->flags |= PSD_TENSOR_CONJ;
-        }
-        if (dict_says(p, metadata, PSD_LITERAL("neg"))) {
-            t->flags |= PSD_TENSOR_NEG;
-        }
+        status = read_bit(p, call, metadata, PSD_LITERAL("conj"), PSD_TENSOR_CONJ, t);
+        return status == PSD_OK
+                   ? read_bit(p, call, metadata, PSD_LITERAL("neg"), PSD_TENSOR_NEG, t)
+                   : status;
     }
     return PSD_OK;
 }

@@ -697,37 +697,44 @@ attach_modules(reader *r)
     return done;
 }
 
-/* Let flags of tensors in a list or tuple be known, where no StateDict keeps them. */
+/* Is there more to the tensor than its bytes, and is it an array that cannot say it? */
 static bool
-remember_flags(reader *r, const psd_value *sequence)
+needs_mark(const psd_tensor *t)
 {
-    const psd_model *model = &r->archive->core.model;
-    bool done = true;
-    for (uint32_t i = 0; i < sequence->count && done; i++) {
-        psd_ref ref = sequence->as.items[i];
-        const psd_value *v = psd_value_at(r->pool, ref);
-        unsigned flags = v->kind != PSD_KIND_TENSOR
-                             ? 0
-                             : model->tensors[v->as.index].flags &
-                                   (PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD);
-        if (flags != 0) {
-            PyObject *told = PyObject_CallMethod(r->values, "remember", "OI",
-                                                 object_at(r, ref), flags);
-            Py_XDECREF(told);
-            done = told != NULL;
-        }
-    }
-    return done;
+    const unsigned more = PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD |
+                          PSD_TENSOR_BUFFER | PSD_TENSOR_STORAGE;
+    bool is_array = t->layout == PSD_LAYOUT_STRIDED && t->more.quantizer == NULL &&
+                    (t->flags & PSD_TENSOR_META) == 0;
+    return is_array && ((t->flags & more) != 0 || t->state != 0);
 }
 
+bool
+py_mark(py_archive *archive, uint32_t tensor, PyObject *values, PyObject *array,
+        PyObject *state)
+{
+    const psd_tensor *t = &archive->core.model.tensors[tensor];
+    if (!needs_mark(t)) {
+        return true;
+    }
+    PyObject *marked =
+        PyObject_CallMethod(values, "mark", "OIO", array, (unsigned)t->flags,
+                            state == NULL ? Py_None : state);
+    Py_XDECREF(marked);
+    return marked != NULL;
+}
+
+/* What tensors were besides their bytes is noted by the arrays' identity. */
 static bool
-remember_all(reader *r)
+mark_tensors(reader *r)
 {
     bool done = true;
-    for (psd_ref ref = 1; ref <= r->pool->count && done; ref++) {
+    for (psd_ref ref = 1; !r->meta && done && ref <= r->pool->count; ref++) {
         const psd_value *v = psd_value_at(r->pool, ref);
-        bool is_sequence = v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE;
-        done = !is_sequence || r->objects[ref] == NULL || remember_flags(r, v);
+        if (r->objects[ref] != NULL && v->kind == PSD_KIND_TENSOR) {
+            psd_ref state = r->archive->core.model.tensors[v->as.index].state;
+            done = py_mark(r->archive, v->as.index, r->values, r->objects[ref],
+                           r->objects[state]);
+        }
     }
     return done;
 }
@@ -759,7 +766,7 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
     }
     else if (mark(&r)) {
         find_state_dicts(&r);
-        if (replay(&r) && attach_modules(&r) && remember_all(&r)) {
+        if (replay(&r) && attach_modules(&r) && mark_tensors(&r)) {
             result = Py_NewRef(r.objects[ref]);
         }
     }

@@ -200,6 +200,19 @@ test_metadata_beyond_all_bounds(void)
             __LINE__);
 }
 
+/* torch takes the bit for set whatever it says, so it must not say anything else. */
+static void
+test_bits_that_are_not_set(void)
+{
+    static const char not_set[] = "a tensor's conj or neg bit is told as not set";
+#define BAD_BITS(metadata)                                                      \
+    REFUSED(BAD("_rebuild_tensor_v2", WHOLE FALSE_ HOOKS metadata), PSD_TENSOR, \
+            not_set, "_rebuild_tensor_v2", false, 0, 0)
+    BAD_BITS("(Vconj\nI00\nd");
+    BAD_BITS("(Vneg\nI1\nd");
+    BAD_BITS("(Vneg\nI01\nVneg\nNd");
+}
+
 /* ---------------------------------------------------------------- geometry */
 
 static void
@@ -462,6 +475,7 @@ main(void)
     RUN(test_storage_and_offset);
     RUN(test_flags);
     RUN(test_metadata_beyond_all_bounds);
+    RUN(test_bits_that_are_not_set);
     RUN(test_forms_of_sizes);
     RUN(test_windows_beyond_the_storage);
     RUN(test_reaches_that_wrap);

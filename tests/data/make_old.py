@@ -64,7 +64,7 @@ def keep_pickle(name, obj, protocol):
 def both(name, obj, **options):
     """In torch's default container, and in the other one where there are two."""
     keep(name + ".pth", obj, **options)
-    if RELEASE >= (1, 4):
+    if (1, 4) <= RELEASE < (1, 13):
         zipped = RELEASE < (1, 6)
         keep(name + "_other.pth", obj, _use_new_zipfile_serialization=zipped, **options)
 
@@ -238,7 +238,8 @@ def many():
     keep("storage.pth", {"by itself": torch.arange(3.0).storage(), "plain": torch.ones(1)})
     legacy = {"_use_new_zipfile_serialization": False} if RELEASE >= (1, 4) else {}
     values = {"w": torch.ones(2), "n": 1 << 40, "t": True}
-    for protocol in (1, 2) if sys.version_info[0] == 2 else (1, 3, 4):
+    protocols = {(1, 0): (1, 2), (1, 6): (1, 3, 4)}  # what other releases write is the same
+    for protocol in protocols.get(RELEASE, ()):
         options = dict(legacy, pickle_protocol=protocol)
         keep("protocol%d.pth" % protocol, values, **options)
         keep_pickle("pickle%d.pkl" % protocol, views(), protocol)
