@@ -67,6 +67,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     """
     archive, root = open_at(f, root, limits=limits)
     with _Naming(archive.path):
+        _warn_of_method(archive)
         ref, path = find_root(archive, root)
     return Checkpoint(archive, ref, path)
 
@@ -191,6 +192,14 @@ def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dang
     return place == "meta"
 
 
+# What torch.fx modules are saved as; torch runs their source text to make them anew.
+_GRAPHS = (
+    "torch.fx.graph_module.reduce_graph_module",
+    "torch.fx.graph_module.reduce_package_graph_module",
+    "torch.fx.graph_module.reduce_deploy_graph_module",
+)
+
+
 def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
     if archive.kind in ("torchscript", "package") and dangerous == "error":
         from pystatedict._scriptcheck import check_script
@@ -214,6 +223,13 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
             worst = "dangerous" if said == "dangerous" else worst
     if not refused:
         return
+    if worst == "dangerous" and all(name in _GRAPHS for name in refused):
+        raise UnsafePickleError(
+            "the file holds a graph module of torch.fx, whose source text torch would run",
+            code="dangerous-global",
+            globals=refused,
+            hint='load(f, root="auto", dangerous="opaque") reads its tensors and runs nothing',
+        )
     if worst == "dangerous":
         raise UnsafePickleError(
             "the pickle asks for code while loading; this is no mere data, and nothing was run",
@@ -230,17 +246,18 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
 
 def _warn_of_method(archive: Archive) -> None:
     """The tutorial's classic mistake, found in a file."""
-    if archive.kind_of(archive.root) != "method":
-        return
-    from pystatedict._sidecar import warn
+    for name in archive.methods()[:1]:
+        from pystatedict._errors import warn
+        from pystatedict._printable import printable
 
-    where = "the file" if archive.path is None else repr(archive.path)
-    warn(
-        f"{where} holds the bound method of a model, and the whole model with it: it was saved"
-        " as torch.save(model.state_dict, f), without the parentheses. root='auto' gives its"
-        " state_dict.\n  hint: save torch.save(model.state_dict(), f), or"
-        " pystatedict.save(pystatedict.load(f, root='auto'), f)"
-    )
+        where = "the file" if archive.path is None else repr(archive.path)
+        method = printable(name)
+        warn(
+            f"{where} holds the bound method {method!r} of a model, and the whole model with it:"
+            f" it was saved as torch.save(model.{method}, f), without the parentheses."
+            " root='auto' gives its state_dict.\n  hint: save torch.save(model.state_dict(), f),"
+            " or pystatedict.save(pystatedict.load(f, root='auto'), f)"
+        )
 
 
 def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: Any) -> None:

@@ -82,8 +82,8 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
 
         A sidecar that is damaged, or was written for another version, is a warning.
         """
+        from pystatedict._errors import warn
         from pystatedict._flags import listed
-        from pystatedict._sidecar import warn
 
         flags, _, trouble = listed(self.archive, self, self.root, self.path)
         if trouble is not None:

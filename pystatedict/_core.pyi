@@ -146,6 +146,10 @@ class Archive:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
         """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
+    def untold(self, ref: int = 0, /) -> list[tuple[str, str, bool]]:
+        """(path, what, is it a hook?) of what a whole module's state_dict may lack."""
+    def methods(self) -> list[str]:
+        """The names of the bound methods of whole modules in the file."""
     def note_module(self, ref: int, entries: list[tuple[str, int, bool]], /) -> None:
         """Say what the state_dict of `ref` is, before the archive is given to anyone."""
     def note_place(self, place: str, /) -> None:

@@ -449,6 +449,17 @@ class StateDictWarning(UserWarning):
     """Something was left out or repaired; the text says what, and what to do."""
 
 
+def warn(trouble: object) -> None:
+    """Warn, at the line that called into this package."""
+    import sys
+    import warnings
+
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
+
+
 def _quoted(path: Path) -> str:
     return "'" + printable(os.fsdecode(path)) + "'"
 

@@ -119,7 +119,7 @@ class Reducer:
         return _call("collections", "OrderedDict", items=dict(obj), state=attributes or None)
 
     def _opaque(self, obj: Opaque) -> Any:
-        if not self.opaque:
+        if not self.opaque and not _is_known_to_torch(obj):
             raise TypeError(
                 f"the object holds an opaque {obj.qualified_name}, which torch would import when"
                 " it loads the file; save(..., opaque=True) writes it back as it was"
@@ -215,6 +215,14 @@ class Reducer:
 _SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
 
 
+def _is_known_to_torch(obj: Opaque) -> bool:
+    """Is it what a DTensor tells of its mesh and its places, by names of torch's own?"""
+    from pystatedict._globals import verdict
+
+    module, name = str(obj.module), str(obj.name)
+    return module.startswith("torch.distributed.") and verdict(module, name) == "plain"
+
+
 def _quantized(obj: QuantizedTensor, bits: int, scales: Any, zero_points: Any) -> Any:
     packed = obj.packed is not None
     return (
@@ -229,7 +237,9 @@ def _sparse(obj: SparseTensor) -> Call:
     layout = _Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
     parts = (*obj.parts.values(), Size(obj.shape))
     if obj.layout == "sparse_coo":
-        parts = (obj.indices, obj.values, Size(obj.shape), bool(obj.coalesced))
+        # Whether it is coalesced is told since torch 2.1; older ones read three parts only.
+        told = () if obj.coalesced is None else (obj.coalesced,)
+        parts = (obj.indices, obj.values, Size(obj.shape), *told)
     return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
 
 

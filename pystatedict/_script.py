@@ -255,7 +255,7 @@ def script_at(
 def _warn_of_constants(archive: Archive) -> None:
     """Tell who finds nothing in a frozen module where its weights are."""
     if any(row[0].startswith(f"{archive.prefix}{CONSTANTS}/") for row in archive.records()):
-        from pystatedict._sidecar import warn
+        from pystatedict._errors import warn
 
         where = "" if archive.path is None else f"'{printable(archive.path)}': "
         warn(

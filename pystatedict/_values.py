@@ -347,11 +347,12 @@ def _flag(made: TensorObject, info: TensorInfo) -> None:
     made.is_parameter = info.kind == "parameter"
 
 
-def attach_module(target: Any, state_dict: Any) -> None:
+def attach_module(target: Any, state_dict: Any, untold: list[tuple[str, str, bool]]) -> None:
     """Let a whole module, or a bound method of one, tell its state_dict."""
     if isinstance(target, Opaque):
         target.__class__ = OpaqueModule
         target._state_dict = state_dict
+        target._untold = untold
 
 
 def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:

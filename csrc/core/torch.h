@@ -128,6 +128,9 @@ typedef struct {
 typedef struct {
     psd_ref at;         /* the module's or method's call */
     psd_ref state_dict; /* an OrderedDict with _metadata; 0: too large to be made */
+    psd_ref method;     /* a bound method's name; 0 of a module itself */
+    psd_ref
+        untold; /* what may be missing, a LIST of (path, what, is it a hook?); or 0 */
 } psd_module;
 
 typedef struct {

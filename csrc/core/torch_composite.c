@@ -341,6 +341,33 @@ read_nested(gathering *g, const psd_ref *args, uint32_t count)
     return finish(g, (psd_composite){.coalesced = -1});
 }
 
+/* Values and offsets, and lengths where there are some; false with an error. */
+static bool
+gather_jagged(gathering *g, psd_ref dict)
+{
+    const psd_torch_pass *p = g->p;
+    psd_ref values = psd_torch_lookup(p, dict, PSD_LITERAL("values"));
+    psd_ref offsets = psd_torch_lookup(p, dict, PSD_LITERAL("offsets"));
+    psd_ref lengths = psd_torch_lookup(p, dict, PSD_LITERAL("lengths"));
+    if (values == 0 || offsets == 0) {
+        (void)bad(g, "a jagged tensor has no values or no offsets");
+        return false;
+    }
+    bool has_lengths = lengths != 0 && psd_kind_of(p->pool, lengths) != PSD_KIND_NONE;
+    return add_part(g, PSD_LITERAL("values"), values) != NULL &&
+           add_part(g, PSD_LITERAL("offsets"), offsets) != NULL &&
+           (!has_lengths || add_part(g, PSD_LITERAL("lengths"), lengths) != NULL);
+}
+
+/* The dimension of ragged length, 1 if the file does not say. */
+static int64_t
+ragged_axis(const gathering *g, psd_ref dict)
+{
+    psd_ref axis = psd_torch_lookup(g->p, dict, PSD_LITERAL("_ragged_idx"));
+    const psd_value *v = psd_value_at(g->p->pool, axis);
+    return axis != 0 && v->kind == PSD_KIND_INT ? v->as.integer : 1;
+}
+
 /* One dict: values, offsets, lengths or None, _ragged_idx, ..., requires_grad. */
 static psd_status
 read_jagged(gathering *g, const psd_ref *args, uint32_t count)
@@ -349,28 +376,12 @@ read_jagged(gathering *g, const psd_ref *args, uint32_t count)
     if (count != 1 || psd_kind_of(p->pool, args[0]) != PSD_KIND_DICT) {
         return bad(g, "a jagged tensor is not made of a dict");
     }
-    psd_ref values_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("values"));
-    psd_ref offsets_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("offsets"));
-    psd_ref lengths_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("lengths"));
-    psd_ref ragged_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("_ragged_idx"));
-    psd_ref grad_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("requires_grad"));
-    if (values_ref == 0 || offsets_ref == 0) {
-        return bad(g, "a jagged tensor has no values or no offsets");
-    }
-    const psd_tensor *values = add_part(g, PSD_LITERAL("values"), values_ref);
-    const psd_tensor *offsets =
-        values == NULL ? NULL : add_part(g, PSD_LITERAL("offsets"), offsets_ref);
-    if (offsets == NULL) {
+    if (!gather_jagged(g, args[0])) {
         return p->err->status;
     }
-    if (lengths_ref != 0 && psd_kind_of(p->pool, lengths_ref) != PSD_KIND_NONE &&
-        add_part(g, PSD_LITERAL("lengths"), lengths_ref) == NULL) {
-        return p->err->status;
-    }
-    const psd_value *ragged =
-        ragged_ref == 0 ? NULL : psd_value_at(p->pool, ragged_ref);
-    int64_t axis =
-        ragged != NULL && ragged->kind == PSD_KIND_INT ? ragged->as.integer : 1;
+    const psd_tensor *values = psd_torch_tensor_at(p, g->parts[0].tensor);
+    const psd_tensor *offsets = psd_torch_tensor_at(p, g->parts[1].tensor);
+    int64_t axis = ragged_axis(g, args[0]);
     if (!is_index(offsets) || offsets->rank != 1 || offsets->shape[0] < 1 ||
         values->rank < 1 || values->rank > 63 || axis < 1 || axis > values->rank) {
         return bad(g, "values and offsets of a jagged tensor do not fit together");
@@ -384,8 +395,8 @@ read_jagged(gathering *g, const psd_ref *args, uint32_t count)
         shape[i] = (int64_t)i == axis ? -1 : values->shape[i - 1];
     }
     bool requires_grad;
-    if (grad_ref != 0 && psd_torch_flag_at(p, grad_ref, &requires_grad) &&
-        requires_grad) {
+    psd_ref grad = psd_torch_lookup(p, args[0], PSD_LITERAL("requires_grad"));
+    if (grad != 0 && psd_torch_flag_at(p, grad, &requires_grad) && requires_grad) {
         g->t->flags |= PSD_TENSOR_REQUIRES_GRAD;
     }
     g->t->layout = PSD_LAYOUT_JAGGED;

@@ -47,14 +47,14 @@ is_filled(const psd_call *call)
 }
 
 /*
- * The value whose bytes these are: itself, or the text of _codecs.encode(text,
+ * The value whose bytes these are: itself (of Python 2 a str), or the text of _codecs.encode(text,
  * 'latin1'), by which protocol 2 spells them; 0 of anything else.
  */
 static psd_ref
 source_of(const psd_torch_pass *p, psd_ref ref)
 {
     const psd_value *v = psd_value_at(p->pool, ref);
-    if (v->kind == PSD_KIND_BYTES) {
+    if (v->kind == PSD_KIND_BYTES || v->kind == PSD_KIND_STRING) {
         return ref;
     }
     if (v->kind != PSD_KIND_CALL || is_filled(v->as.call) ||
@@ -75,7 +75,7 @@ bytes_of(psd_torch_pass *p, psd_ref source, psd_span *bytes)
 {
     const psd_value *v = psd_value_at(p->pool, source);
     *bytes = psd_text_of(v);
-    if (v->kind == PSD_KIND_BYTES) {
+    if (v->kind != PSD_KIND_TEXT) {
         return PSD_OK;
     }
     uint8_t *decoded = psd_arena_take(p->pool->arena, bytes->size);

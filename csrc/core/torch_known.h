@@ -19,7 +19,9 @@ typedef enum {
     PSD_KNOWN_BUFFER,       /* torch.nn.parameter.Buffer */
     PSD_KNOWN_ENCODE,       /* _codecs.encode: bytes as protocol 2 spells them */
     PSD_KNOWN_LOAD_FROM_BYTES,
+    PSD_KNOWN_ORDERED_DICT,   /* collections.OrderedDict */
     PSD_KNOWN_GETATTR,        /* builtins.getattr: of a bound method */
+    PSD_KNOWN_COMPILED,       /* torch._dynamo.eval_frame.OptimizedModule */
     PSD_KNOWN_GRAPH_MODULE,   /* torch.fx.graph_module.reduce_graph_module */
     PSD_KNOWN_GET_LAYOUT,     /* torch.serialization._get_layout */
     PSD_KNOWN_TYPE_TAG,       /* torch.jit._pickle.restore_type_tag */

@@ -128,7 +128,7 @@ psd_model_set_module(psd_model *model, psd_ref at, psd_ref state_dict)
                 (model->module_count - place) * sizeof *model->modules);
         model->module_count++;
     }
-    model->modules[place] = (psd_module){at, state_dict};
+    model->modules[place] = (psd_module){.at = at, .state_dict = state_dict};
     return true;
 }
 

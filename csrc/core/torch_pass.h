@@ -14,6 +14,7 @@ typedef struct {
     const psd_torch_source *source;
     const psd_limits *limits;
     uint32_t *embedded; /* by value: what was found in these bytes; or NULL */
+    uint64_t spelled;   /* pairs of OrderedDicts that were spelled out */
     psd_error *err;
 } psd_torch_pass;
 

@@ -605,6 +605,79 @@ archive_state_dict(PyObject *object, PyObject *args)
     return over_ref(object, args, "|k:state_dict", state_dict_of);
 }
 
+static PyObject *
+archive_methods_of_modules(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    py_archive *self = (py_archive *)object;
+    const psd_model *model = &self->core.model;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list != NULL && i < model->module_count; i++) {
+        if (model->modules[i].method == 0) {
+            continue;
+        }
+        PyObject *name = py_leaf(self, model->modules[i].method);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+/* The name of a function or class, of what calls it, or nothing. */
+static PyObject *
+name_of(py_archive *self, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(&self->core.pool, ref);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(&self->core.pool, v->as.call->callable);
+    }
+    if (v->kind != PSD_KIND_GLOBAL) {
+        return PyUnicode_FromString("");
+    }
+    PyObject *module = py_text(v->as.global->module);
+    PyObject *name = py_text(v->as.global->name);
+    PyObject *text = module == NULL || name == NULL
+                         ? NULL
+                         : PyUnicode_FromFormat("%U.%U", module, name);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return text;
+}
+
+/* [(path, what, is it a hook?), ...] of a list that the torch pass has made. */
+PyObject *
+py_untold(py_archive *self, psd_ref ref)
+{
+    const psd_pool *pool = &self->core.pool;
+    const psd_module *module = psd_model_module(&self->core.model, ref);
+    PyObject *list = PyList_New(0);
+    psd_ref made = module == NULL ? 0 : module->untold;
+    const psd_value *rows = psd_value_at(pool, made);
+    for (uint32_t i = 0; made != 0 && list != NULL && i < rows->count; i++) {
+        const psd_ref *part = psd_value_at(pool, rows->as.items[i])->as.items;
+        bool is_hook = psd_value_at(pool, part[2])->as.boolean;
+        PyObject *path = py_leaf(self, part[0]);
+        PyObject *what = path == NULL ? NULL : name_of(self, part[1]);
+        PyObject *row = what == NULL
+                            ? NULL
+                            : PyTuple_Pack(3, path, what, is_hook ? Py_True : Py_False);
+        if (row == NULL || PyList_Append(list, row) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(row);
+        Py_XDECREF(what);
+        Py_XDECREF(path);
+    }
+    return list;
+}
+
+static PyObject *
+archive_untold(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:untold", py_untold);
+}
+
 /* One (name, value, is a parameter) as two refs; false with an exception set. */
 static bool
 note_entry(py_archive *self, PyObject *row, psd_ref *refs)
@@ -915,6 +988,13 @@ static PyMethodDef archive_methods[] = {
      PyDoc_STR("state_dict($self, ref=0, /)\n--\n\n"
                "The ref of what a whole module's state_dict() would give; 0 of what is "
                "no module, None where it would be too large.")},
+    {"untold", archive_untold, METH_VARARGS,
+     PyDoc_STR(
+         "untold($self, ref=0, /)\n--\n\n"
+         "[(path, what, is it a hook?), ...] that a module's state_dict may lack.")},
+    {"methods", archive_methods_of_modules, METH_NOARGS,
+     PyDoc_STR("methods($self, /)\n--\n\n"
+               "The names of the bound methods of whole modules in the file.")},
     {"note_module", archive_note_module, METH_VARARGS,
      PyDoc_STR(
          "note_module($self, ref, entries, /)\n--\n\n"

@@ -225,7 +225,8 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
         py_raise(&err);
         return false;
     }
-    if ((archive->core.big_endian || s->big_endian) != host_is_big_endian()) {
+    bool as_archive = archive->core.big_endian && s->place != PSD_PLACE_MEMORY;
+    if ((as_archive || s->big_endian) != host_is_big_endian()) {
         base->unit = swap_unit(s, t);
     }
     bool swaps = base->unit > 1, done;

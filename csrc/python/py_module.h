@@ -130,6 +130,12 @@ bool py_tree_has_direct(py_archive *archive, psd_ref ref);
 const char *py_tree_kind(const py_archive *archive, psd_ref ref);
 
 /* [(key, ref, kind), ...] or None. */
+/* Is it collections.OrderedDict(), whose parts are its items? */
+bool py_is_ordered_dict(const psd_pool *pool, const psd_call *call);
+
+/* [(path, what, is it a hook?), ...] of what a module's state_dict may lack. */
+PyObject *py_untold(py_archive *archive, psd_ref ref);
+
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
 
 /* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;

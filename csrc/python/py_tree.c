@@ -85,7 +85,9 @@ parts_of(const py_archive *archive, psd_ref ref, part parts[PARTS_MOST])
     }
     const psd_call *call = v->as.call;
     unsigned count = 0;
-    parts[count++] = part_of(pool, call->args);
+    if (!py_is_ordered_dict(pool, call)) {
+        parts[count++] = part_of(pool, call->args);
+    }
     parts[count++] = (part){call->appends, call->append_count, false};
     parts[count++] = (part){call->items, call->item_count, true};
     return add_state(pool, call, parts, count);

@@ -174,6 +174,10 @@ test_windows_that_do_not_fit(void)
     t = sound();
     t.tensors[0].shape = negative;
     REFUSED(PSD_TENSOR, "a tensor's size is negative", "a");
+    static const int64_t behind_nothing[] = {0, -2, 2, 1};
+    t = sound();
+    t.tensors[0].shape = behind_nothing;
+    REFUSED(PSD_TENSOR, "a tensor's size is negative", "a");
     t = sound();
     t.tensors[0].shape = endless;
     REFUSED(PSD_TENSOR, "a tensor's size in bytes overflows", "a");

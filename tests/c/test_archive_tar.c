@@ -357,6 +357,10 @@ test_tensors_that_are_refused(void)
     BAD_TENSORS(COUNT("1") FLOATS("I1\n")
                     RANK("\1") "\xff\xff\xff\xff\xff\xff\xff\xff" N("\1") N("\0"),
                 PSD_TENSOR, "a tensor's size is negative");
+    /* Behind a size of nothing as well. */
+    BAD_TENSORS(COUNT("1") FLOATS("I1\n") RANK("\2")
+                    N("\0") "\xff\xff\xff\xff\xff\xff\xff\xff" N("\1") N("\1") N("\0"),
+                PSD_TENSOR, "a tensor's size is negative");
     BAD_TENSORS(COUNT("1") FLOATS("I1\n") RANK("\1")
                     N("\2") "\xff\xff\xff\xff\xff\xff\xff\xff" N("\0"),
                 PSD_TENSOR, "a tensor's stride is negative");

@@ -72,6 +72,10 @@ test_metadata(void)
     FLAGS_ARE("(Vneg\nI01\nVconj\nI01\nd", PSD_TENSOR_CONJ | PSD_TENSOR_NEG);
     FLAGS_ARE("(Vneg\nI00\nVneg\nI01\nd", PSD_TENSOR_NEG); /* the last one counts */
     FLAGS_ARE("(Vother\nI01\nd", 0);
+    FLAGS_ARE("(C\x04"
+              "conjI01\nd",
+              0); /* bytes are no name */
+    FLAGS_ARE("(S'conj'\nI01\nd", PSD_TENSOR_CONJ);
     FLAGS_ARE("(d", 0);
     FLAGS_ARE("N", 0);
     FLAGS_ARE("Vconj\n", 0);

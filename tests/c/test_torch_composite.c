@@ -441,6 +441,9 @@ test_jagged_that_does_not_fit(void)
     NO_JAGGED("", nothing);
     NO_JAGGED(VALUES_ARE(ROWS), nothing);
     NO_JAGGED(OFFSETS_ARE(OFFSETS), nothing);
+    NO_JAGGED(VALUES_ARE(ROWS) "C\x07"
+                               "offsets" OFFSETS,
+              nothing);
     NO_JAGGED(VALUES_ARE("N") OFFSETS_ARE(OFFSETS),
               "a part of a tensor is not a dense tensor");
     NO_JAGGED(VALUES_ARE(ROWS) OFFSETS_ARE("N"),
