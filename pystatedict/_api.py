@@ -10,7 +10,7 @@ from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
 from pystatedict._files import replacing, writer_of
-from pystatedict._opening import open_archive
+from pystatedict._opening import open_archive, open_at
 from pystatedict._roots import find_in, find_root
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     Args:
         f: a path, a file opened in binary mode (read from its position), or bytes.
         root: None for all tensors of the file, "auto" for the one state_dict inside, or a
-            dotted path such as "model.ema".
+            dotted path such as "model.ema"; as load() takes it.
         limits: bounds on what a file may ask for, by name; see ``pystatedict.LIMITS``.
 
     Returns:
@@ -65,8 +65,9 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     fc_final.weight (1, 128) float32
     fc_final.bias (1,) float32
     """
-    archive = open_archive(f, limits=limits)
+    archive, root = open_at(f, root, limits=limits)
     with _Naming(archive.path):
+        _warn_of_method(archive)
         ref, path = find_root(archive, root)
     return Checkpoint(archive, ref, path)
 
@@ -115,7 +116,9 @@ def load(
         mmap: False reads the file into memory of its own instead of mapping it.
         copy: give each storage memory of its own, and let go of the file.
         root: None for the whole object, "auto" for the one state_dict inside, or a dotted
-            path such as "model.ema".
+            path such as "model.ema".  Of a package of torch.package it begins with a pickle's
+            name, of an archive of torch.export with a program's, where there are several;
+            "constants" is what a script or a program holds besides its state_dict.
         verify: check every record's CRC-32 before anything else; torch does not.
         trainable: flags by name, or the path of a sidecar; None looks for
             ``<file>.trainable.json``; False does not look.
@@ -143,7 +146,7 @@ def load(
 
     with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
-    archive = open_archive(f, mmap=mmap is not False, limits=limits)
+    archive, root = open_at(f, root, mmap=mmap is not False, limits=limits)
     with _Naming(archive.path):
         if verify:
             verify_archive(archive)
@@ -189,7 +192,19 @@ def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dang
     return place == "meta"
 
 
+# What torch.fx modules are saved as; torch runs their source text to make them anew.
+_GRAPHS = (
+    "torch.fx.graph_module.reduce_graph_module",
+    "torch.fx.graph_module.reduce_package_graph_module",
+    "torch.fx.graph_module.reduce_deploy_graph_module",
+)
+
+
 def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
+    if archive.kind in ("torchscript", "package") and dangerous == "error":
+        from pystatedict._scriptcheck import check_script
+
+        check_script(archive)
     if unknown == "opaque" and dangerous == "opaque":
         return
     named = archive.globals(unknown_only=True)
@@ -208,6 +223,13 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
             worst = "dangerous" if said == "dangerous" else worst
     if not refused:
         return
+    if worst == "dangerous" and all(name in _GRAPHS for name in refused):
+        raise UnsafePickleError(
+            "the file holds a graph module of torch.fx, whose source text torch would run",
+            code="dangerous-global",
+            globals=refused,
+            hint='load(f, root="auto", dangerous="opaque") reads its tensors and runs nothing',
+        )
     if worst == "dangerous":
         raise UnsafePickleError(
             "the pickle asks for code while loading; this is no mere data, and nothing was run",
@@ -224,17 +246,18 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
 
 def _warn_of_method(archive: Archive) -> None:
     """The tutorial's classic mistake, found in a file."""
-    if archive.kind_of(archive.root) != "method":
-        return
-    from pystatedict._sidecar import warn
+    for name in archive.methods()[:1]:
+        from pystatedict._errors import warn
+        from pystatedict._printable import printable
 
-    where = "the file" if archive.path is None else repr(archive.path)
-    warn(
-        f"{where} holds the bound method of a model, and the whole model with it: it was saved"
-        " as torch.save(model.state_dict, f), without the parentheses. root='auto' gives its"
-        " state_dict.\n  hint: save torch.save(model.state_dict(), f), or"
-        " pystatedict.save(pystatedict.load(f, root='auto'), f)"
-    )
+        where = "the file" if archive.path is None else repr(archive.path)
+        method = printable(name)
+        warn(
+            f"{where} holds the bound method {method!r} of a model, and the whole model with it:"
+            f" it was saved as torch.save(model.{method}, f), without the parentheses."
+            " root='auto' gives its state_dict.\n  hint: save torch.save(model.state_dict(), f),"
+            " or pystatedict.save(pystatedict.load(f, root='auto'), f)"
+        )
 
 
 def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: Any) -> None:
@@ -319,13 +342,15 @@ def save(
             where they were: what the pickle told goes into the pickle, what was said since
             goes into the sidecar.
         protocol: 2.
-        format: "zip".
+        format: "zip", or "legacy" for the stream that torch before 1.6 reads, as do all since;
+            it holds no dtype that torch cannot read from it, such as uint16 or float8.
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
+        UnsupportedError: a legacy file cannot hold a tensor; `key` is its name.
         OSError: the target could not be written; the old file is as it was.
 
     >>> import numpy as np
@@ -336,8 +361,9 @@ def save(
     from pystatedict._reduce import Reducer
 
     _check_save_arguments(obj, f)
-    if format != "zip":
-        raise UnsupportedError(f'format={format!r}: this version writes "zip"', code="format")
+    if format not in ("zip", "legacy"):
+        said = f'format={format!r}: this version writes "zip" and "legacy"'
+        raise UnsupportedError(said, code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -350,11 +376,12 @@ def save(
     from pystatedict._flags import flags_to_write
 
     flags = flags_to_write(obj, trainable)
-    reducer = Reducer(opaque, flags, trainable is not False)
+    reducer = Reducer(opaque, flags, trainable is not False, format == "legacy")
     options: dict[str, Any] = {
         "checksum": checksum,
         "parameters": flags,
         "flags": trainable is not False,
+        "legacy": format == "legacy",
     }
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":

@@ -82,8 +82,8 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
 
         A sidecar that is damaged, or was written for another version, is a warning.
         """
+        from pystatedict._errors import warn
         from pystatedict._flags import listed
-        from pystatedict._sidecar import warn
 
         flags, _, trouble = listed(self.archive, self, self.root, self.path)
         if trouble is not None:
@@ -161,24 +161,30 @@ def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:
     if info.path is None or archive.stamp is None:
         raise TypeError("only a TensorInfo of a file with a path can be pickled")
     told = (info.name, info.dtype, info.shape, archive.kind, archive.tensor_count)
-    return _reopen, (os.path.abspath(info.path), archive.stamp, info._index, told)
+    return _reopen, (os.path.abspath(info.path), archive.stamp, info._index, told, archive.place)
 
 
-_LAST: list[tuple[tuple[str, tuple[int, ...]], Archive]] = []
+_LAST: list[tuple[tuple[str, tuple[int, ...], str | None], Archive]] = []
 
 
-def _reopen(path: str, stamp: tuple[int, ...], index: int, told: tuple[Any, ...]) -> TensorInfo:
+def _reopen(
+    path: str,
+    stamp: tuple[int, ...],
+    index: int,
+    told: tuple[Any, ...],
+    root: str | None = None,
+) -> TensorInfo:
     from pystatedict._files import stamp_of
-    from pystatedict._opening import open_archive
+    from pystatedict._opening import open_at
 
     if stamp_of(path, stamp[-1]) != stamp:
         raise _changed(path)
-    key = (path, stamp)
+    key = (path, stamp, root)
     # A worker is sent many tensors of one file: the last archive is kept open.
     if not _LAST or _LAST[0][0] != key:
         with open(path, "rb") as file:
             file.seek(stamp[-1])
-            archive = open_archive(file)
+            archive, _ = open_at(file, root)
         if archive.stamp != stamp:
             raise _changed(path)
         _LAST[:] = [(key, archive)]

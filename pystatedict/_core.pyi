@@ -87,11 +87,15 @@ class Archive:
     @property
     def extra(self) -> dict[str, Any] | None: ...  # what describe() was given with the tensors
     @property
+    def place(self) -> str | None: ...  # what note_place() was told
+    @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
     def has_byteorder(self) -> bool: ...
     @property
     def prefix(self) -> str: ...  # top folder with its slash
+    @property
+    def record(self) -> str: ...  # what open_archive() was asked for
     @property
     def end(self) -> int: ...  # of a legacy stream, in bytes; 0 of other kinds
     @property
@@ -130,6 +134,10 @@ class Archive:
         kind is "tensor", "dict", "list", "tuple", "module", "method" (bound to a module),
         "object" or "value".
         """
+    def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
+        """(module, name, ref of the arguments, ref of the state or 0) of an object that a
+        call of a global makes; None of anything else.
+        """
     def kind_of(self, ref: int = 0, /) -> str:
         """The kind of a value, as children() tells it."""
     def has_direct(self, ref: int = 0, /) -> bool:
@@ -138,22 +146,31 @@ class Archive:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
         """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
+    def untold(self, ref: int = 0, /) -> list[tuple[str, str, bool]]:
+        """(path, what, is it a hook?) of what a whole module's state_dict may lack."""
+    def methods(self) -> list[str]:
+        """The names of the bound methods of whole modules in the file."""
     def note_module(self, ref: int, entries: list[tuple[str, int, bool]], /) -> None:
         """Say what the state_dict of `ref` is, before the archive is given to anyone."""
+    def note_place(self, place: str, /) -> None:
+        """Say what of ``root=`` led to this archive, in a file that holds several."""
     def describe(
         self,
         kind: str,
-        storages: list[tuple[str, int, int, bool, bool]],
-        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
+        storages: list[tuple[str, int, int, bool, bool]]
+        | list[tuple[str, int, int, bool, bool, str]],
+        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]]
+        | list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]],
         extra: dict[str, Any] | None = None,
         /,
     ) -> None:
         """Say what tensors are in the bytes, before the archive is given to anyone.
 
         storages: (key, place in the file or number of the record, bytes, whether it is a
-        record, whether its bytes are big-endian); tensors: (name, torch's dtype, shape,
-        strides or None, number of the storage, offset), in elements.  The root becomes an
-        OrderedDict of them.
+        record, whether its bytes are big-endian[, device]); tensors: (name, torch's dtype,
+        shape, strides or None, number of the storage, offset[, flags]), in elements; flags
+        are 1 for a parameter, 2 for one that requires grad, 32 for a buffer.  The root
+        becomes an OrderedDict of them.
         """
     def info(self, index: int, name: str, /) -> TensorInfo:
         """The TensorInfo of a tensor, by number."""
@@ -194,8 +211,9 @@ def write(
     checksum: bool = True,
     parameters: object = None,
     flags: bool = True,
+    legacy: bool = False,
 ) -> int:
-    """Write the object; returns the bytes written."""
+    """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
 
 def crc32(data: Buffer, seed: int = 0, /) -> int: ...
 def crc32_kernels() -> list[tuple[str, bool]]: ...

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 
-from pystatedict._errors import MissingTensorError, SidecarError, UnsupportedError
+from pystatedict._errors import MissingTensorError, SidecarError, UnsupportedError, warn
 from pystatedict._roots import find_root
 from pystatedict._sidecar import (
     SUFFIX,
     find_trouble,
     read_sidecar,
     spread,
-    warn,
 )
 
 TYPE_CHECKING = False

@@ -365,19 +365,23 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return None
     names = [entry.name for entry in entries if not entry.name.endswith("/")]
     folders = {name.rpartition("/")[0] for name in names if _last(name) == "data.pkl"}
-    if any(_last(name) == "archive_format" for name in names):
+    if any(_last(name) == "archive_format" for name in names) or _OLD_EXPORT in names:
         return Identification(
             "torch-export",
             "a program of torch.export",
-            "where torch is installed, save its weights: "
-            "torch.save(dict(torch.export.load({file}).state_dict), 'weights.pth')",
+            "pystatedict.load({file}) gives its weights",
         )
-    if any(name.rpartition("/")[0] in folders for name in names if _last(name) == "constants.pkl"):
+    beside = {name.rpartition("/")[0] for name in names if _last(name) == "version"}
+    if any(
+        name.rpartition("/")[0] in (folders if _last(name) == "constants.pkl" else beside)
+        for name in names
+        if _last(name) in ("constants.pkl", "model.json")
+    ):
         return Identification(
             "torchscript",
             "a TorchScript archive (torch.jit.save)",
-            "torch.jit.load runs code of the file: for one that you trust, "
-            "torch.save(torch.jit.load({file}).state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root='auto') gives its weights and runs nothing; "
+            "torch.jit.load is for files that you trust",
         )
     if folders:
         return Identification("torch-zip", "a checkpoint of torch.save")
@@ -385,8 +389,8 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "torch-package",
             "an archive of torch.package",
-            "torch.package.PackageImporter({file}) runs code of the file: for one that you "
-            "trust, load the model with it and torch.save(model.state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root=...) gives one of its pickles and runs nothing; "
+            "torch.package.PackageImporter is for files that you trust",
         )
     if names and all(_last(name) in _AROUND or _folder(name) == "data" for name in names):
         return Identification(
@@ -404,6 +408,9 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification("zip-empty", "an empty zip archive", _AGAIN)
     return _other_zip(names)
 
+
+# The program, in files of torch.export before torch 2.8.
+_OLD_EXPORT = "serialized_exported_program.json"
 
 # What torch.save writes around the pickle.
 _AROUND = frozenset(

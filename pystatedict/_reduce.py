@@ -16,6 +16,7 @@ from typing import Any
 from pystatedict import _reducenumpy
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype
+from pystatedict._errors import UnsupportedError
 from pystatedict._globals import spelled
 from pystatedict._keys import TensorKey, is_array
 from pystatedict._marks import MARKS, NDARRAY, PARAMETER, REQUIRES_GRAD, bits_of, mark, mark_of
@@ -62,6 +63,7 @@ class Reducer:
         flags: {id of a tensor: (bits of a mark, attributes)}, where they are not what the
             tensor says itself.
         keep: whether anything is said of what requires grad.
+        legacy: for a legacy stream, of which torch reads the tensors' bytes last.
     """
 
     #: What is noted of arrays by their identity.
@@ -72,10 +74,12 @@ class Reducer:
         opaque: bool = False,
         flags: Mapping[int, tuple[int, Any]] | None = None,
         keep: bool = True,
+        legacy: bool = False,
     ) -> None:
         self.opaque = opaque
         self._flags = flags or {}
         self._keep = keep
+        self.legacy = legacy
         self._names: dict[tuple[str, str], Any] = {}
 
     torch_dtype = staticmethod(torch_dtype)
@@ -128,7 +132,7 @@ class Reducer:
         return _call("collections", "OrderedDict", items=dict(obj), state=attributes or None)
 
     def _opaque(self, obj: Opaque) -> Any:
-        if not self.opaque:
+        if not self.opaque and not _is_known_to_torch(obj):
             raise TypeError(
                 f"the object holds an opaque {obj.qualified_name}, which torch would import when"
                 " it loads the file; save(..., opaque=True) writes it back as it was"
@@ -192,7 +196,7 @@ class Reducer:
         own = (PARAMETER if obj.is_parameter else 0) | (REQUIRES_GRAD if obj.requires_grad else 0)
         bits = self._bits(obj, own)
         if isinstance(obj, QuantizedTensor):
-            return _quantized(obj, bits)
+            return _quantized(obj, bits, *self._channels(obj))
         if isinstance(obj, TensorSubclass):
             if not self.opaque and obj.type not in _SUBCLASSES:
                 raise TypeError(
@@ -202,6 +206,7 @@ class Reducer:
                 )
             made = _subclass(obj, bits)
         elif isinstance(obj, NestedTensor):
+            self._check_nested(obj)
             made = _nested(obj, bits)
         else:
             assert isinstance(obj, SparseTensor)
@@ -211,6 +216,22 @@ class Reducer:
         inner = Own(made[1], made[2], made[3])
         flag = bool(bits & REQUIRES_GRAD)
         return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
+
+    def _channels(self, obj: QuantizedTensor) -> tuple[Any, Any]:
+        """Scales and zero points; those that torch would convert before their bytes are read."""
+        if not self.legacy or obj.scales is None or obj.zero_points is None:
+            return obj.scales, obj.zero_points
+        if obj.qscheme == "per_channel_affine":
+            return obj.scales.astype("f8", copy=False), obj.zero_points.astype("i8", copy=False)
+        return obj.scales.astype("f4", copy=False), obj.zero_points.astype("f4", copy=False)
+
+    def _check_nested(self, obj: NestedTensor) -> None:
+        """torch needs the sizes of strided parts to make the tensor; it reads them later."""
+        if self.legacy and obj.layout == "nested":
+            raise UnsupportedError(
+                "torch cannot read a nested tensor of strided parts from a legacy file",
+                code="legacy-layout",
+            )
 
     def _type(self, obj: type) -> Any:
         if obj in PLAIN_TYPES:
@@ -241,13 +262,21 @@ class Reducer:
 _SUBCLASSES = frozenset({"torch.distributed.tensor.DTensor"})
 
 
-def _quantized(obj: QuantizedTensor, bits: int) -> Any:
+def _is_known_to_torch(obj: Opaque) -> bool:
+    """Is it what a DTensor tells of its mesh and its places, by names of torch's own?"""
+    from pystatedict._globals import verdict
+
+    module, name = str(obj.module), str(obj.name)
+    return module.startswith("torch.distributed.") and verdict(module, name) == "plain"
+
+
+def _quantized(obj: QuantizedTensor, bits: int, scales: Any, zero_points: Any) -> Any:
     packed = obj.packed is not None
     return (
         obj._array, obj.dtype, bits,
         obj.shape if packed else None, obj._strides if packed else None, obj._offset,
         obj.qscheme, obj.scale or 0.0, obj.zero_point or 0,
-        obj.scales, obj.zero_points, obj.axis or 0,
+        scales, zero_points, obj.axis or 0,
     )  # fmt: skip
 
 
@@ -255,7 +284,9 @@ def _sparse(obj: SparseTensor) -> Call:
     layout = Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
     parts = (*obj.parts.values(), Size(obj.shape))
     if obj.layout == "sparse_coo":
-        parts = (obj.indices, obj.values, Size(obj.shape), bool(obj.coalesced))
+        # Whether it is coalesced is told since torch 2.1; older ones read three parts only.
+        told = () if obj.coalesced is None else (obj.coalesced,)
+        parts = (obj.indices, obj.values, Size(obj.shape), *told)
     return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError
+from pystatedict._opaque import warn_of_untold
 from pystatedict._printable import printable
 
 TYPE_CHECKING = False
@@ -61,6 +62,7 @@ def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
 def _within(archive: Archive, ref: int) -> int:
     """What a whole module's state_dict() would give; of anything else itself."""
     state_dict = archive.state_dict(ref)
+    warn_of_untold(archive.untold(ref))
     if state_dict is None:
         raise LimitError(
             "the state_dict of this module would be too large: its parts are shared so that"
@@ -71,11 +73,15 @@ def _within(archive: Archive, ref: int) -> int:
     return state_dict or ref
 
 
+def _is_usual(name: str) -> bool:
+    return name.rpartition(".")[2] in _NAMES
+
+
 def _choose(found: list[str], direct: bool) -> str | None:
     """Which of the state_dicts by name; None: the root itself, which holds tensors."""
     found = [name for name in found if not name.endswith(_EXTRA)]
-    known = [name for name in found if name in _NAMES] or found
-    if direct and not any(name in _NAMES for name in found):
+    known = [name for name in found if _is_usual(name)] or found
+    if direct and not any(map(_is_usual, found)):
         if not known:
             return None
         raise _ambiguous(
@@ -99,28 +105,76 @@ def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
     )
 
 
+_MODULES = ("module", "method")
+
+Row = tuple[Path, int, str]  # path, value, kind
+
+
+def _below(archive: Archive, level: list[Row], seen: set[int]) -> list[Row]:
+    """What the containers of `level` hold, each value once."""
+    rows: list[Row] = []
+    for path, ref, _ in level:
+        for key, child, kind in archive.children(ref) or ():
+            if kind not in ("tensor", "value") and child not in seen:
+                seen.add(child)
+                rows.append(((*path, str(key)), child, kind))
+    return rows
+
+
+def _is_closed(archive: Archive, row: Row) -> bool:
+    """What is not searched: modules and their insides, and what optimizers keep."""
+    path, ref, kind = row
+    names = {str(key) for key, _, _ in archive.children(ref) or ()}
+    inside = {"_parameters", "_modules"} <= names
+    optimizer = {"state", "param_groups"} <= names or "".join(path[-1:]).startswith("optim")
+    return kind in _MODULES or inside or optimizer
+
+
+def _is_unknown(archive: Archive, row: Row) -> bool:
+    """Is it where the weights should be, and an object that is no module to us?"""
+    named = row[2] == "object" and row[0][-1] in _NAMES
+    return named and bool(archive.tensors(row[1]))
+
+
+def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:
+    """By dotted path: dicts that hold tensors themselves, and whole modules."""
+    held = [
+        row
+        for row in rows
+        if row[2] in _MODULES or (row[2] == "dict" and archive.has_direct(row[1]))
+    ]
+    # A module without tensors, such as a loss, is meant only where nothing else is.
+    filled = [row for row in held if row[0][-1] in _NAMES or archive.has_direct(row[1])]
+    found: dict[str, Row] = {}
+    for row in filled or held:
+        found.setdefault(".".join(row[0]), row)
+    return found
+
+
 def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
-    if archive.kind_of(root) in ("module", "method"):
+    if archive.kind_of(root) in _MODULES:
         return _within(archive, root), ()
-    children = archive.children(root)
-    if children is None:
-        raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
-    held: dict[int, bool] = {}  # a dict may stand under many names
-    found: dict[str, int] = {}
-    for key, child, kind in children:
-        if child not in held:
-            held[child] = kind in ("module", "method") or (
-                kind == "dict" and archive.has_direct(child)
-            )
-        if held[child]:
-            found.setdefault(str(key), child)
+    if archive.kind == "torchscript" and not archive.record and not archive.has_direct(root):
+        from pystatedict._script import untold
+
+        raise untold(archive)
+    seen, whole = {root}, ((), root, "dict")
+    level = [] if _is_closed(archive, whole) else _below(archive, [whole], seen)
+    found = _found(archive, level)
+    unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
+    if unknown and not any(map(_is_usual, found)):
+        raise UnsupportedError(
+            f"the weights in {printable(unknown[0])!r} stand in an object that tells them in a"
+            " way of its own",
+            code="no-state-dict",
+            hint="load() gives the object as it is, unknown classes inert",
+        )
     direct = archive.has_direct(root)
-    if (
-        not found
-        and not direct
-        and (any(kind == "object" for _, _, kind in children) or archive.tensors())
-    ):
+    while level and not found and not direct:
+        level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
+        found = _found(archive, level)
+    if not found and not direct and archive.tensors():
         raise UnsupportedError(
             "the file holds no state_dict; its tensors stand in other objects",
             code="no-state-dict",
@@ -129,7 +183,8 @@ def _auto(archive: Archive) -> tuple[int, Path]:
     chosen = _choose(list(found), direct)
     if chosen is None:
         return root, ()
-    return _within(archive, found[chosen]), (chosen,)
+    path, ref, _ = found[chosen]
+    return _within(archive, ref), path
 
 
 def _follow(archive: Archive, root: str) -> tuple[int, Path]:

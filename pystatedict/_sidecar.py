@@ -30,7 +30,7 @@ import errno
 import os
 import stat
 
-from ._errors import SidecarError, StaleSidecarError, StateDictWarning
+from ._errors import SidecarError, StaleSidecarError, warn
 from ._printable import printable
 
 TYPE_CHECKING = False
@@ -548,17 +548,6 @@ def _malformed(path: str, why: str) -> SidecarError:
         evidence=[why],
         hint="remove it, or write it again with save_trainable(f, flags)",
     )
-
-
-def warn(trouble: object) -> None:
-    """Warn, at the line that called into this package."""
-    import sys
-    import warnings
-
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__package__") == __package__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
 
 
 def _shown(text: str) -> str:

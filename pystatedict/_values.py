@@ -387,17 +387,14 @@ def quantized(
 
 
 def _numbers(told: Any, dtype: str, kinds: tuple[type, ...], count: int) -> Any:
-    """An array; old files tell lists, which could be filled later or with anything."""
+    """An array; old files tell lists, which could be filled only later."""
     import numpy as np
 
     if not isinstance(told, list):
         return told
     known = len(told) == count and all(type(number) in kinds for number in told)
     expect(known, "torch._utils._rebuild_qtensor", "scales that are no numbers")
-    try:
-        return np.array(told, dtype)
-    except OverflowError:
-        raise wrong("torch._utils._rebuild_qtensor", "numbers beyond all bounds") from None
+    return np.array(told, dtype)
 
 
 def composite(info: TensorInfo, parts: dict[str, Any], state: Any, coalesced: int) -> TensorObject:
@@ -421,11 +418,12 @@ def _flag(made: TensorObject, info: TensorInfo) -> None:
     made.is_parameter = info.kind == "parameter"
 
 
-def attach_module(target: Any, state_dict: Any) -> None:
+def attach_module(target: Any, state_dict: Any, untold: list[tuple[str, str, bool]]) -> None:
     """Let a whole module, or a bound method of one, tell its state_dict."""
     if isinstance(target, Opaque):
         target.__class__ = OpaqueModule
         target._state_dict = state_dict
+        target._untold = untold
 
 
 def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:

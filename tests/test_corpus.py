@@ -197,6 +197,13 @@ def test_errors_are_of_the_expected_class(
     assert other == []
 
 
+def test_allowed_alternatives_are_explained(results: list[dict[str, Any]]) -> None:
+    """Each case in which we give the second answer stands in docs/kinds.md, with why."""
+    page = (TESTS.parent / "docs" / "kinds.md").read_text(encoding="utf-8")
+    others = [row["path"] for row in results if row["status"] == "alt"]
+    assert [path for path in others if f"`{path}`" not in page] == []
+
+
 def test_no_case_takes_long(results: list[dict[str, Any]]) -> None:
     slow = [row for row in results if (row.get("ms") or 0) > 5000]
     assert told(slow) == []

@@ -113,6 +113,7 @@ typedef struct {
  *   PSD_TRUNCATED  a storage reaches beyond the file
  *   PSD_STORAGE    a record has not the storage's size
  *   PSD_TENSOR     a window that reaches beyond its storage
+ *   PSD_ARGUMENT   a tensor of a storage that was not told
  */
 PSD_CHECKED psd_status psd_archive_describe(psd_archive *archive,
                                             const psd_input *input,
@@ -183,13 +184,16 @@ PSD_CHECKED psd_status psd_archive_crc32(const psd_archive *archive,
 
 typedef struct {
     psd_alloc alloc;
-    bool checksum;   /* false: CRC fields stay 0 */
-    bool big_endian; /* byte order of the storages' bytes */
+    psd_dialect dialect; /* ZIP: an archive; STREAM: a legacy stream */
+    bool checksum;       /* of an archive; false: CRC fields stay 0 */
+    bool big_endian;     /* byte order of the storages' bytes */
 } psd_write_options;
 
 /*
  * Write `root`, whose TENSOR values speak of `model`, whose storages' bytes are
- * bytes[0 .. model->storage_count).  The pool is lowered in place.
+ * bytes[0 .. model->storage_count).  Into a stream go the storages of all dense tensors,
+ * so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
+ * all is known to be written.
  */
 PSD_CHECKED psd_status psd_archive_write(psd_pool *pool, psd_ref root,
                                          const psd_model *model, const psd_span *bytes,

@@ -63,11 +63,16 @@ psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
     if (status != PSD_OK) {
         return status;
     }
-    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_stream_begins(head)) {
-        return psd_archive_open_stream(archive, input, err);
-    }
-    if (archive->options.mode == PSD_OPEN_CHECKPOINT && psd_tar_begins(head)) {
-        return psd_archive_open_tar(archive, input, err);
+    if (archive->options.mode == PSD_OPEN_CHECKPOINT) {
+        if (psd_stream_begins(head)) {
+            return psd_archive_open_stream(archive, input, err);
+        }
+        bool is_tar;
+        status = psd_tar_begins(input, head, &is_tar, err);
+        if (status != PSD_OK || is_tar) {
+            return status == PSD_OK ? psd_archive_open_tar(archive, input, err)
+                                    : status;
+        }
     }
     return psd_archive_open_zip(archive, input, err);
 }
@@ -81,6 +86,8 @@ dialect_of(psd_archive_kind kind)
     case PSD_ARCHIVE_STREAM: return PSD_DIALECT_STREAM;
     case PSD_ARCHIVE_TAR: return PSD_DIALECT_TAR;
     case PSD_ARCHIVE_PICKLE: return PSD_DIALECT_PLAIN;
+    case PSD_ARCHIVE_SCRIPT: return PSD_DIALECT_SCRIPT;
+    case PSD_ARCHIVE_PACKAGE: return PSD_DIALECT_PACKAGE;
     default: return PSD_DIALECT_ZIP;
     }
 }

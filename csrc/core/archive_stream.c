@@ -13,7 +13,7 @@ psd_archive_open_stream(psd_archive *archive, const psd_input *input, psd_error 
                                         &archive->stream, err);
     archive->program = archive->stream.object;
     archive->program_offset = archive->stream.object_offset;
-    if (status == PSD_OK && psd_pickle_measure(archive->program) == 0) {
+    if (status == PSD_OK && !archive->stream.whole) {
         /* Damage within the pickle is told by running it; what is left of a write or
          * download that stopped has nothing behind it either. */
         archive->end_offset = input->size;

@@ -432,12 +432,18 @@ find_storage(const psd_archive *archive, psd_span key)
 {
     const psd_span none = {NULL, 0};
     if (archive->kind == PSD_ARCHIVE_PACKAGE) {
-        return find_in(archive, PSD_LITERAL(".data/"), key, PSD_LITERAL(".storage"));
+        const psd_zip_entry *entry =
+            find_in(archive, PSD_LITERAL(".data/"), key, PSD_LITERAL(".storage"));
+        /* Scripts within packages name the whole record. */
+        return entry != NULL ? entry
+                             : find_in(archive, PSD_LITERAL(".data/"), key, none);
     }
     if (psd_span_equal(archive->options.record, PSD_LITERAL("constants.pkl"))) {
         return find_in(archive, PSD_LITERAL("constants/"), key, none);
     }
-    return find_in(archive, PSD_LITERAL("data/"), key, none);
+    const psd_zip_entry *entry = find_in(archive, PSD_LITERAL("data/"), key, none);
+    /* Of torch 1.4 and 1.5, whose zip files were an experiment. */
+    return entry != NULL ? entry : find_in(archive, PSD_LITERAL("tensors/"), key, none);
 }
 
 const psd_zip_entry *

@@ -199,8 +199,11 @@ keep(salvage *s, const record *r)
         psd_fail(s->err, PSD_LIMIT, r->entry.header_offset, "too many records");
         return psd_fail_numbers(s->err, (uint64_t)s->count + 1, s->limits->entries);
     }
-    if (!psd_grow(s->arena->alloc, (void **)&s->entries, &s->capacity,
-                  (uint64_t)s->count + 1, sizeof *s->entries)) {
+    void *entries = s->entries;
+    bool grown = psd_grow(s->arena->alloc, &entries, &s->capacity,
+                          (uint64_t)s->count + 1, sizeof *s->entries);
+    s->entries = entries;
+    if (!grown) {
         return psd_fail(s->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
     }
     s->entries[s->count++] = r->entry;

@@ -252,6 +252,7 @@ archive_dealloc(PyObject *object)
     Py_XDECREF(self->stamp);
     Py_XDECREF(self->kind);
     Py_XDECREF(self->extra);
+    Py_XDECREF(self->place);
     Py_XDECREF(self->made);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
@@ -558,6 +559,12 @@ archive_children(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+archive_called(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:called", py_tree_called);
+}
+
+static PyObject *
 has_direct(py_archive *self, psd_ref ref)
 {
     return PyBool_FromLong(py_tree_has_direct(self, ref));
@@ -596,6 +603,79 @@ static PyObject *
 archive_state_dict(PyObject *object, PyObject *args)
 {
     return over_ref(object, args, "|k:state_dict", state_dict_of);
+}
+
+static PyObject *
+archive_methods_of_modules(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    py_archive *self = (py_archive *)object;
+    const psd_model *model = &self->core.model;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list != NULL && i < model->module_count; i++) {
+        if (model->modules[i].method == 0) {
+            continue;
+        }
+        PyObject *name = py_leaf(self, model->modules[i].method);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+/* The name of a function or class, of what calls it, or nothing. */
+static PyObject *
+name_of(py_archive *self, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(&self->core.pool, ref);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(&self->core.pool, v->as.call->callable);
+    }
+    if (v->kind != PSD_KIND_GLOBAL) {
+        return PyUnicode_FromString("");
+    }
+    PyObject *module = py_text(v->as.global->module);
+    PyObject *name = py_text(v->as.global->name);
+    PyObject *text = module == NULL || name == NULL
+                         ? NULL
+                         : PyUnicode_FromFormat("%U.%U", module, name);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return text;
+}
+
+/* [(path, what, is it a hook?), ...] of a list that the torch pass has made. */
+PyObject *
+py_untold(py_archive *self, psd_ref ref)
+{
+    const psd_pool *pool = &self->core.pool;
+    const psd_module *module = psd_model_module(&self->core.model, ref);
+    PyObject *list = PyList_New(0);
+    psd_ref made = module == NULL ? 0 : module->untold;
+    const psd_value *rows = psd_value_at(pool, made);
+    for (uint32_t i = 0; made != 0 && list != NULL && i < rows->count; i++) {
+        const psd_ref *part = psd_value_at(pool, rows->as.items[i])->as.items;
+        bool is_hook = psd_value_at(pool, part[2])->as.boolean;
+        PyObject *path = py_leaf(self, part[0]);
+        PyObject *what = path == NULL ? NULL : name_of(self, part[1]);
+        PyObject *row = what == NULL
+                            ? NULL
+                            : PyTuple_Pack(3, path, what, is_hook ? Py_True : Py_False);
+        if (row == NULL || PyList_Append(list, row) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(row);
+        Py_XDECREF(what);
+        Py_XDECREF(path);
+    }
+    return list;
+}
+
+static PyObject *
+archive_untold(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:untold", py_untold);
 }
 
 /* One (name, value, is a parameter) as two refs; false with an exception set. */
@@ -736,6 +816,26 @@ archive_extra(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+archive_place(PyObject *object, void *Py_UNUSED(closure))
+{
+    PyObject *place = ((py_archive *)object)->place;
+    return Py_NewRef(place == NULL ? Py_None : place);
+}
+
+/* Once, before the archive is given to anyone. */
+static PyObject *
+archive_note_place(PyObject *object, PyObject *place)
+{
+    py_archive *self = (py_archive *)object;
+    if (!PyUnicode_Check(place) || self->place != NULL) {
+        PyErr_SetString(PyExc_ValueError, "a place is a text, and noted once");
+        return NULL;
+    }
+    self->place = Py_NewRef(place);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 archive_byteorder(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyUnicode_FromString(((py_archive *)object)->core.big_endian ? "big"
@@ -752,6 +852,12 @@ static PyObject *
 archive_prefix(PyObject *object, void *Py_UNUSED(closure))
 {
     return py_text(((py_archive *)object)->core.prefix);
+}
+
+static PyObject *
+archive_record(PyObject *object, void *Py_UNUSED(closure))
+{
+    return py_text(((py_archive *)object)->core.options.record);
 }
 
 static PyObject *
@@ -815,9 +921,11 @@ static PyGetSetDef archive_getset[] = {
                  "\"package\", \"export\", \"records\", or what describe() says."),
     GETTER(stamp, "What the file looked like when it was opened, or None."),
     GETTER(extra, "What describe() was given with the tensors."),
+    GETTER(place, "What of root= led to this archive, in a file of several; or None."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
+    GETTER(record, "The record that was asked for, or an empty text."),
     GETTER(end, "Where a legacy stream ends; 0 of other kinds."),
     GETTER(protocol, "Pickle protocol of the object."),
     GETTER(pickle_size, "Bytes of the object's pickle."),
@@ -871,15 +979,30 @@ static PyMethodDef archive_methods[] = {
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"called", archive_called, METH_VARARGS,
+     PyDoc_STR(
+         "called($self, ref=0, /)\n--\n\n"
+         "(module, name, ref of the arguments, ref of the state or 0) of an object "
+         "that a call of a global makes; None of anything else.")},
     {"state_dict", archive_state_dict, METH_VARARGS,
      PyDoc_STR("state_dict($self, ref=0, /)\n--\n\n"
                "The ref of what a whole module's state_dict() would give; 0 of what is "
                "no module, None where it would be too large.")},
+    {"untold", archive_untold, METH_VARARGS,
+     PyDoc_STR(
+         "untold($self, ref=0, /)\n--\n\n"
+         "[(path, what, is it a hook?), ...] that a module's state_dict may lack.")},
+    {"methods", archive_methods_of_modules, METH_NOARGS,
+     PyDoc_STR("methods($self, /)\n--\n\n"
+               "The names of the bound methods of whole modules in the file.")},
     {"note_module", archive_note_module, METH_VARARGS,
      PyDoc_STR(
          "note_module($self, ref, entries, /)\n--\n\n"
          "Say that the state_dict of `ref` is [(name, ref, is a parameter), ...]; "
          "before the archive is given to anyone.")},
+    {"note_place", archive_note_place, METH_O,
+     PyDoc_STR("note_place($self, place, /)\n--\n\n"
+               "Say what of root= led to this archive; before it is given to anyone.")},
     {"describe", py_describe, METH_VARARGS,
      PyDoc_STR("describe($self, kind, storages, tensors, extra=None, /)\n--\n\n"
                "Say what tensors are in the bytes; before the archive is given to "

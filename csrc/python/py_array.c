@@ -225,7 +225,8 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
         py_raise(&err);
         return false;
     }
-    if ((archive->core.big_endian || s->big_endian) != host_is_big_endian()) {
+    bool as_archive = archive->core.big_endian && s->place != PSD_PLACE_MEMORY;
+    if ((as_archive || s->big_endian) != host_is_big_endian()) {
         base->unit = swap_unit(s, t);
     }
     bool swaps = base->unit > 1, done;
@@ -319,7 +320,7 @@ base_of(py_arrays *arrays, const psd_tensor *t)
 static PyObject *
 packed_array(const py_base *base, const psd_tensor *t, PyObject *dtype)
 {
-    unsigned per_byte = psd_dtype_per_byte((psd_dtype)t->dtype);
+    unsigned per_byte = psd_tensor_per_byte(t);
     uint64_t last = 0;
     (void)psd_window_reach(t, UINT64_MAX, &last);
     npy_intp size = (npy_intp)(last / per_byte + 1);
@@ -403,7 +404,7 @@ py_arrays_make(py_arrays *arrays, uint32_t tensor)
     if (base == NULL && t->numel > 0) {
         return NULL;
     }
-    bool packed = psd_dtype_per_byte((psd_dtype)t->dtype) > 1;
+    bool packed = psd_tensor_per_byte(t) > 1;
     PyObject *array = base == NULL ? empty_array(t, dtype)
                       : packed     ? packed_array(base, t, dtype)
                                    : view_array(base, t, dtype);

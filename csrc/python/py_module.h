@@ -85,6 +85,8 @@ typedef struct {
     PyObject *stamp;  /* the source's */
     PyObject *kind;   /* what describe() says; else NULL */
     PyObject *extra;  /* what describe() gives with it; else NULL */
+    PyObject
+        *place; /* what of root= led here, in a file of several archives; else NULL */
     PyObject *made; /* {number: weak Source} of storages that TensorInfos had to copy */
     py_state *state;
     bool ran; /* data.pkl was run: pool and model are there */
@@ -128,7 +130,17 @@ bool py_tree_has_direct(py_archive *archive, psd_ref ref);
 const char *py_tree_kind(const py_archive *archive, psd_ref ref);
 
 /* [(key, ref, kind), ...] or None. */
+/* Is it collections.OrderedDict(), whose parts are its items? */
+bool py_is_ordered_dict(const psd_pool *pool, const psd_call *call);
+
+/* [(path, what, is it a hook?), ...] of what a module's state_dict may lack. */
+PyObject *py_untold(py_archive *archive, psd_ref ref);
+
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
+
+/* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;
+ * None of anything else. */
+PyObject *py_tree_called(py_archive *archive, psd_ref ref);
 
 /* -------------------------------------------------------------------- py_info.c */
 

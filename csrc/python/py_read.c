@@ -223,14 +223,15 @@ any_tensor(const psd_pool *pool, const psd_ref *items, uint32_t count)
     return false;
 }
 
-/* Is the call collections.OrderedDict() of no arguments? */
-static bool
-is_ordered_dict(const psd_pool *pool, const psd_call *call)
+/* Is the call collections.OrderedDict(), whose items are told afterwards?  Of Python 2
+ * they stand in its argument, too. */
+bool
+py_is_ordered_dict(const psd_pool *pool, const psd_call *call)
 {
     const psd_value *callable = psd_value_at(pool, call->callable);
     const psd_value *args = psd_value_at(pool, call->args);
     return callable->kind == PSD_KIND_GLOBAL && args->kind == PSD_KIND_TUPLE &&
-           args->count == 0 &&
+           (args->count == 0 || (args->count == 1 && call->item_count > 0)) &&
            psd_span_equal(callable->as.global->module, PSD_LITERAL("collections")) &&
            psd_span_equal(callable->as.global->name, PSD_LITERAL("OrderedDict"));
 }
@@ -247,7 +248,7 @@ find_state_dicts(reader *r)
             r->holds[ref] =
                 ref == r->root || any_tensor(r->pool, v->as.items, v->count);
         }
-        else if (v->kind == PSD_KIND_CALL && is_ordered_dict(r->pool, v->as.call)) {
+        else if (v->kind == PSD_KIND_CALL && py_is_ordered_dict(r->pool, v->as.call)) {
             const psd_call *call = v->as.call;
             /* Attributes (_metadata) need a place, too. */
             r->holds[ref] = ref == r->root || call->state != 0 ||
@@ -416,6 +417,19 @@ make_composite(reader *r, const psd_tensor *t, PyObject *info)
     return object;
 }
 
+/* Lists of scales are copied into arrays, for every tensor that has them. */
+static bool
+charge_list(reader *r, psd_ref ref)
+{
+    const char *sentence = psd_kind_of(r->pool, ref) == PSD_KIND_LIST
+                               ? py_cost_of_copy(&r->cost, r->pool, ref)
+                               : NULL;
+    if (sentence != NULL) {
+        corrupt(r, 0, PSD_LIMIT, sentence);
+    }
+    return sentence == NULL;
+}
+
 static PyObject *
 make_quantized(reader *r, const psd_tensor *t, PyObject *info, PyObject *array)
 {
@@ -425,6 +439,9 @@ make_quantized(reader *r, const psd_tensor *t, PyObject *info, PyObject *array)
         [PSD_PER_CHANNEL_FLOAT] = "per_channel_affine_float_qparams",
     };
     const psd_quantizer *q = t->more.quantizer;
+    if (!charge_list(r, q->scales) || !charge_list(r, q->zero_points)) {
+        return NULL;
+    }
     return PyObject_CallMethod(r->values, "quantized", "OOsdLOOL", info, array,
                                schemes[q->scheme], q->scale, (long long)q->zero_point,
                                object_at(r, q->scales), object_at(r, q->zero_points),
@@ -702,9 +719,13 @@ attach_modules(reader *r)
         if (r->objects[m->at] == NULL) {
             continue;
         }
+        PyObject *untold = py_untold(r->archive, m->at);
         PyObject *attached =
-            PyObject_CallMethod(r->values, "attach_module", "OO", r->objects[m->at],
-                                object_at(r, m->state_dict));
+            untold == NULL ? NULL
+                           : PyObject_CallMethod(r->values, "attach_module", "OOO",
+                                                 r->objects[m->at],
+                                                 object_at(r, m->state_dict), untold);
+        Py_XDECREF(untold);
         Py_XDECREF(attached);
         done = attached != NULL;
     }

@@ -85,7 +85,9 @@ parts_of(const py_archive *archive, psd_ref ref, part parts[PARTS_MOST])
     }
     const psd_call *call = v->as.call;
     unsigned count = 0;
-    parts[count++] = part_of(pool, call->args);
+    if (!py_is_ordered_dict(pool, call)) {
+        parts[count++] = part_of(pool, call->args);
+    }
     parts[count++] = (part){call->appends, call->append_count, false};
     parts[count++] = (part){call->items, call->item_count, true};
     return add_state(pool, call, parts, count);
@@ -444,4 +446,26 @@ py_tree_children(py_archive *archive, psd_ref ref)
         }
     }
     return list;
+}
+
+PyObject *
+py_tree_called(py_archive *archive, psd_ref ref)
+{
+    const psd_pool *pool = &archive->core.pool;
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_kind_of(pool, v->as.call->callable) != PSD_KIND_GLOBAL) {
+        Py_RETURN_NONE;
+    }
+    const psd_call *call = v->as.call;
+    const psd_global *class = psd_value_at(pool, call->callable)->as.global;
+    PyObject *module = py_text(class->module);
+    PyObject *name = module == NULL ? NULL : py_text(class->name);
+    PyObject *row =
+        name == NULL ? NULL
+                     : Py_BuildValue("(OOkk)", module, name, (unsigned long)call->args,
+                                     (unsigned long)call->state);
+    Py_XDECREF(name);
+    Py_XDECREF(module);
+    return row;
 }

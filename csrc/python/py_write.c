@@ -533,13 +533,18 @@ writer_clear(py_writer *w)
 }
 
 static PyObject *
-pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum)
+pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum,
+     bool legacy)
 {
     const uint16_t one = 1;
     uint8_t first;
     memcpy(&first, &one, 1);
     psd_write_options options = {
-        .alloc = py_alloc(), .checksum = checksum, .big_endian = first == 0};
+        .alloc = py_alloc(),
+        .dialect = legacy ? PSD_DIALECT_STREAM : PSD_DIALECT_ZIP,
+        .checksum = checksum,
+        .big_endian = first == 0,
+    };
     py_sink sink;
     psd_error err;
     if (!py_sink_init(&sink, state, write, w->kept, w->bytes, w->model.storage_count)) {
@@ -562,11 +567,12 @@ PyObject *
 py_write(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"obj",        "sink",  "values", "checksum",
-                            "parameters", "flags", NULL};
+                            "parameters", "flags", "legacy", NULL};
     PyObject *root, *write, *values, *parameters = Py_None;
-    int checksum = 1, flags = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pOp:write", names, &root,
-                                     &write, &values, &checksum, &parameters, &flags)) {
+    int checksum = 1, flags = 1, legacy = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pOpp:write", names, &root,
+                                     &write, &values, &checksum, &parameters, &flags,
+                                     &legacy)) {
         return NULL;
     }
     py_writer w;
@@ -574,7 +580,8 @@ py_write(PyObject *module, PyObject *args, PyObject *kwargs)
     PyObject *result = NULL;
     if (writer_init(&w, values, parameters, flags != 0) &&
         fill_pool(&w, root, &root_ref) && py_find_storages(&w)) {
-        result = pour(&w, py_state_of(module), root_ref, write, checksum != 0);
+        result =
+            pour(&w, py_state_of(module), root_ref, write, checksum != 0, legacy != 0);
     }
     writer_clear(&w);
     return result;
