@@ -175,13 +175,6 @@ test_names_of_python_2(void)
                       "ccollections\nOrderedDict\n((ltR",
                       "ccollections\nOrderedDict\n((l(lS'0'\na" SIMPLE "aatR", ""),
           "w:p 0.weight:p | =1 0=1 ");
-    /* Pairs that are none are passed by. */
-    GIVES(
-        MODULE_WITH(
-            NET,
-            "ccollections\nOrderedDict\n((lNa(lS'w'\naa(lS'v'\na" PARAMETER("0") "aatR",
-            "ccollections\nOrderedDict\n(NtR", "ccollections\nOrderedDict\nNR", ""),
-        "v:p | =1 ");
 }
 
 static void
