@@ -84,6 +84,8 @@ HINTS = {
     "zip-multi-disk": "join the parts with the tool that split them (`zip -s 0 IN --out OUT`)",
     "pickle-opcode": "the pickle is newer than protocol 5, or damaged; torch writes protocol 2",
     "archive-kind": "`pystatedict stat {file}` tells what the archive is",
+    "legacy-dtype": 'format="zip" holds it; or change the dtype before (`array.astype(...)`)',
+    "legacy-layout": 'format="zip" holds it; or save the parts of the tensor',
     "tensor-layout": "make the tensor dense where it was made (`tensor.to_dense()`) and save again",
     "limit": "limits={...} raises the bound, for a file from a source that you trust",
     # of this package
@@ -102,7 +104,7 @@ HINTS = {
 NO_HINTS = frozenset({"ok", "no-memory", "input", "sink", "argument", "error", "sidecar"})
 
 # What an error record's subject is, by code.
-_SUBJECTS = {"zip-duplicate": "the other record", "storage": "storage"}
+_SUBJECTS = {"zip-duplicate": "the other record", "storage": "storage", "legacy-dtype": "tensor"}
 
 # The bound, as `limits=` calls it, that each of the core's sentences speaks of.
 LIMIT_NAMES = {
@@ -445,6 +447,17 @@ class StaleSidecarError(SidecarError):
 
 class StateDictWarning(UserWarning):
     """Something was left out or repaired; the text says what, and what to do."""
+
+
+def warn(trouble: object) -> None:
+    """Warn, at the line that called into this package."""
+    import sys
+    import warnings
+
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
 
 
 def _quoted(path: Path) -> str:

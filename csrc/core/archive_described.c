@@ -42,19 +42,33 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
             return status;
         }
         s.key = psd_arena_copy(&archive->arena, s.key);
-        s.location = PSD_LITERAL("cpu");
+        s.location = psd_arena_copy(&archive->arena, s.location);
         s.parent = PSD_NO_STORAGE;
-        if (s.key.data == NULL || !psd_model_add_storage(&archive->model, &s)) {
+        if (s.key.data == NULL || s.location.data == NULL ||
+            !psd_model_add_storage(&archive->model, &s)) {
             return no_memory(err);
         }
     }
     return PSD_OK;
 }
 
+/* A value was not born: the pool is full, or there is no memory. */
+static psd_status
+not_born(const psd_archive *archive, psd_error *err)
+{
+    return psd_pool_full(&archive->pool)
+               ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE, "too many values for one pickle")
+               : no_memory(err);
+}
+
 /* The window of a tensor on its storage; its numbers are copied. */
 static psd_status
 check_window(psd_archive *archive, psd_tensor *t, psd_error *err)
 {
+    if (t->storage >= archive->model.storage_count) {
+        return psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE,
+                        "a tensor of a storage that was not told");
+    }
     size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
     int64_t *numbers =
         psd_arena_take_array(&archive->arena, 2 * (size_t)t->rank, sizeof *numbers);
@@ -68,7 +82,7 @@ check_window(psd_archive *archive, psd_tensor *t, psd_error *err)
     t->shape = numbers;
     t->strides = numbers + t->rank;
     const char *fault = psd_window_count(t, itemsize);
-    if (fault == NULL && t->storage != PSD_NO_STORAGE) {
+    if (fault == NULL) {
         uint64_t reach, room = archive->model.storages[t->storage].size / itemsize;
         fault = psd_window_reach(t, room, &reach);
     }
@@ -89,9 +103,7 @@ add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, psd_ref 
     refs[0] = name.data == NULL ? 0 : psd_new_text(pool, PSD_KIND_TEXT, name);
     refs[1] = refs[0] == 0 ? 0 : psd_new_none(pool);
     if (refs[1] == 0) {
-        return psd_pool_full(pool) ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
-                                              "too many values for one pickle")
-                                   : no_memory(err);
+        return not_born(archive, err);
     }
     psd_value *v = psd_value_at(pool, refs[1]);
     v->kind = PSD_KIND_TENSOR;
@@ -106,15 +118,21 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
 {
     psd_pool *pool = &archive->pool;
     psd_status status = add_storages(archive, input, told, err);
+    if (status != PSD_OK) {
+        return status;
+    }
     psd_ref *refs = psd_arena_take_array(&archive->arena,
                                          2 * (size_t)told->tensor_count, sizeof *refs);
     psd_ref dict = psd_torch_new_ordered_dict(pool);
-    if (status == PSD_OK && (refs == NULL || dict == 0)) {
+    if (refs == NULL || told->tensor_count > UINT32_MAX / 2) {
         return no_memory(err);
     }
+    if (dict == 0) {
+        return not_born(archive, err);
+    }
     for (uint32_t i = 0; i < told->tensor_count && status == PSD_OK; i++) {
-        status =
-            add_tensor(archive, told->names[i], &told->tensors[i], refs + 2 * i, err);
+        status = add_tensor(archive, told->names[i], &told->tensors[i],
+                            refs + 2 * (size_t)i, err);
     }
     if (status == PSD_OK && !psd_set(pool, dict, refs, 2 * told->tensor_count)) {
         return no_memory(err);

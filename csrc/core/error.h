@@ -56,6 +56,7 @@ typedef enum {
     X(MULTI_DISK, "zip-multi-disk", UNSUPPORTED)  \
     X(OPCODE, "pickle-opcode", CORRUPT)           \
     X(KIND, "archive-kind", UNSUPPORTED)          \
+    X(LEGACY, "legacy-dtype", UNSUPPORTED)        \
     X(LIMIT, "limit", LIMIT)
 
 typedef enum {

@@ -77,9 +77,12 @@ grow_slots(psd_names *names)
 bool
 psd_names_add(psd_names *names, psd_span text, uint32_t number)
 {
-    if (!grow_slots(names) ||
-        !psd_grow(names->alloc, (void **)&names->entries, &names->capacity,
-                  (uint64_t)names->count + 1, sizeof *names->entries)) {
+    void *entries = names->entries;
+    bool grown = grow_slots(names) &&
+                 psd_grow(names->alloc, &entries, &names->capacity,
+                          (uint64_t)names->count + 1, sizeof *names->entries);
+    names->entries = entries;
+    if (!grown) {
         return false;
     }
     names->entries[names->count++] = (psd_name){text, number};

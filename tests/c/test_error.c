@@ -134,6 +134,7 @@ test_codes_and_families_stay(void)
         {PSD_EXTENSION, "pickle-extension", PSD_FAMILY_UNSAFE},
         {PSD_OPCODE, "pickle-opcode", PSD_FAMILY_CORRUPT},
         {PSD_KIND, "archive-kind", PSD_FAMILY_UNSUPPORTED},
+        {PSD_LEGACY, "legacy-dtype", PSD_FAMILY_UNSUPPORTED},
         {PSD_LIMIT, "limit", PSD_FAMILY_LIMIT},
     };
     CHECK_UINT(sizeof rows / sizeof *rows, PSD_STATUS_COUNT);
