@@ -76,10 +76,11 @@ class Archive:
     @property
     def kind(self) -> str:
         """ "checkpoint", "legacy", "tar", "pickle", "torchscript", "package", "export",
-        "records" (any other zip archive), or what describe() says.
+        "safetensors", "records" (any other zip archive), or what describe() says.
         """
     @property
-    def extra(self) -> Any: ...  # what describe() was given with the tensors
+    def extra(self) -> Any:
+        """What describe() was given with the tensors; a safetensors file's __metadata__."""
     @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
@@ -110,6 +111,10 @@ class Archive:
     def verify(self, index: int, /) -> bool:
         """Check one record; False when it states no CRC.  Raises ChecksumError."""
     def crc32(self, index: int, /) -> int: ...
+    def storage_crc32(self, index: int, /) -> int:
+        """The CRC-32 of the storage of a tensor, by number: what the archive states, else
+        computed; 0 of a storage without bytes.
+        """
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         """Distinct (module, name, first position in the file, called) of the pickle."""
     def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
@@ -126,7 +131,7 @@ class Archive:
     def describe(
         self,
         kind: str,
-        storages: list[tuple[str, int, int, bool, bool]],
+        storages: list[tuple[str, int, int, bool, bool] | tuple[str, int, int, bool, bool, int]],
         tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
         extra: object = None,
         /,
@@ -134,7 +139,8 @@ class Archive:
         """Say what tensors are in the bytes, before the archive is given to anyone.
 
         storages: (key, place in the file or number of the record, bytes, whether it is a
-        record, whether its bytes are big-endian); tensors: (name, torch's dtype, shape,
+        record, whether its bytes are big-endian), and of a record, if need be, how many of its
+        bytes come before; tensors: (name, torch's dtype, shape,
         strides or None, number of the storage, offset), in elements.  The root becomes an
         OrderedDict of them.
         """
@@ -158,7 +164,7 @@ def open_archive(
     limits: dict[str, int] | None = None,
     run: bool = True,
     *,
-    mode: Literal["checkpoint", "pickle", "records", "bytes"] = "checkpoint",
+    mode: Literal["checkpoint", "pickle", "records", "exact", "bytes"] = "checkpoint",
     record: str = "",
 ) -> Archive: ...
 def scan_pickle(

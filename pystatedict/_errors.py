@@ -71,6 +71,7 @@ HINTS = {
     "byteorder": _AGAIN,
     "legacy-stream": _AGAIN,
     "tar-structure": _AGAIN,
+    "safetensors": _AGAIN,
     "tar-members": "unpack the archive (`tar -xf`) and load the checkpoint inside",
     "tar-member-type": "torch writes plain files only; do not unpack it. " + _SCAN,
     "path-escape": "unpacking it would write elsewhere; do not. " + _SCAN,
@@ -84,6 +85,7 @@ HINTS = {
     "zip-multi-disk": "join the parts with the tool that split them (`zip -s 0 IN --out OUT`)",
     "pickle-opcode": "the pickle is newer than protocol 5, or damaged; torch writes protocol 2",
     "archive-kind": "`pystatedict stat {file}` tells what the archive is",
+    "dtype": "cast the tensor to a dtype that torch has where it was made, and save again",
     "tensor-layout": "make the tensor dense where it was made (`tensor.to_dense()`) and save again",
     "limit": "limits={...} raises the bound, for a file from a source that you trust",
     # of this package

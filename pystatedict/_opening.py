@@ -92,7 +92,7 @@ def _otherwise(
 
 
 # Kinds that the core reads itself: what it said of them stands.
-_KNOWN = frozenset({"torch-zip", "torch-legacy", "torch-tar"})
+_KNOWN = frozenset({"torch-zip", "torch-legacy", "torch-tar", "safetensors"})
 
 
 # The first pickle an integer of ten bytes, the second 1001: a stream whose magic is broken.

@@ -69,6 +69,12 @@ LADDER: list[dict[str, list[str]]] = [
             "zip_write.c",
         ],
         "tar": ["tar.h", "tar_read.c"],
+        "safetensors": [
+            "safetensors.h",
+            "safetensors_json.c",
+            "safetensors_json.h",
+            "safetensors_read.c",
+        ],
     },
     {
         "stream": ["stream.h", "stream_read.c"],
@@ -94,6 +100,7 @@ LADDER: list[dict[str, list[str]]] = [
             "archive_described.c",
             "archive_parts.h",
             "archive_read.c",
+            "archive_safetensors.c",
             "archive_stream.c",
             "archive_tar.c",
             "archive_write.c",
@@ -106,6 +113,7 @@ BINDING = [
     "py_archive.c",
     "py_array.c",
     "py_cost.c",
+    "py_describe.c",
     "py_error.c",
     "py_info.c",
     "py_module.c",

@@ -282,17 +282,17 @@ crc_of_deflated(const psd_archive *archive, const psd_input *input,
     return status;
 }
 
+/* Of `size` bytes of the file. */
 static psd_status
-crc_of_stored(const psd_archive *archive, const psd_input *input,
-              const psd_zip_entry *entry, uint64_t offset, uint32_t *crc,
-              psd_error *err)
+crc_of_range(const psd_archive *archive, const psd_input *input, uint64_t offset,
+             uint64_t size, uint32_t *crc, psd_error *err)
 {
     psd_status status = PSD_OK;
     psd_arena scratch;
     psd_arena_init(&scratch, archive->options.alloc);
     *crc = 0;
-    for (uint64_t done = 0; done < entry->size && status == PSD_OK;) {
-        uint64_t left = entry->size - done;
+    for (uint64_t done = 0; done < size && status == PSD_OK;) {
+        uint64_t left = size - done;
         size_t piece = left < PIECE ? (size_t)left : PIECE;
         psd_span bytes;
         status = psd_input_view(input, offset + done, piece, &scratch, &bytes, err);
@@ -315,8 +315,32 @@ psd_archive_crc32(const psd_archive *archive, const psd_input *input,
         return status;
     }
     return entry->method == PSD_ZIP_STORED
-               ? crc_of_stored(archive, input, entry, offset, crc32, err)
+               ? crc_of_range(archive, input, offset, entry->size, crc32, err)
                : crc_of_deflated(archive, input, entry, crc32, err);
+}
+
+psd_status
+psd_archive_storage_crc32(const psd_archive *archive, const psd_input *input,
+                          uint32_t storage, uint32_t *crc32, psd_error *err)
+{
+    const psd_storage *s = &archive->model.storages[storage];
+    *crc32 = 0;
+    switch ((psd_place)s->place) {
+    case PSD_PLACE_FILE:
+        return crc_of_range(archive, input, s->at.offset, s->size, crc32, err);
+    case PSD_PLACE_MEMORY:
+        *crc32 = psd_crc32(0, s->at.memory, (size_t)s->size);
+        return PSD_OK;
+    case PSD_PLACE_RECORD: {
+        const psd_zip_entry *entry = &archive->zip.entries[s->at.entry];
+        if (!states_crc(entry)) {
+            return psd_archive_crc32(archive, input, entry, crc32, err);
+        }
+        *crc32 = entry->crc32;
+        return PSD_OK;
+    }
+    default: return PSD_OK;
+    }
 }
 
 psd_status
@@ -384,13 +408,18 @@ pickle_entry(const psd_archive *archive)
 psd_status
 psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *err)
 {
+    const psd_options *o = &archive->options;
+    if (o->mode == PSD_OPEN_EXACT) {
+        archive->kind = PSD_ARCHIVE_RECORDS;
+        return psd_zip_read_exact(input, &o->limits, o->key, &archive->arena,
+                                  &archive->zip, err);
+    }
     psd_status status =
-        psd_zip_read(input, &archive->options.limits, archive->options.key,
-                     &archive->arena, &archive->zip, err);
+        psd_zip_read(input, &o->limits, o->key, &archive->arena, &archive->zip, err);
     if (status == PSD_OK) {
         status = tell_kind(archive, err);
     }
-    if (status != PSD_OK || archive->options.mode == PSD_OPEN_RECORDS) {
+    if (status != PSD_OK || o->mode == PSD_OPEN_RECORDS) {
         return status;
     }
     status = read_byteorder(archive, input, err);

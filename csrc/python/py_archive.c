@@ -169,9 +169,8 @@ static bool
 mode_named(const char *name, psd_open_mode *mode)
 {
     static const char *const names[] = {
-        [PSD_OPEN_CHECKPOINT] = "checkpoint",
-        [PSD_OPEN_PICKLE] = "pickle",
-        [PSD_OPEN_RECORDS] = "records",
+        [PSD_OPEN_CHECKPOINT] = "checkpoint", [PSD_OPEN_PICKLE] = "pickle",
+        [PSD_OPEN_RECORDS] = "records",       [PSD_OPEN_EXACT] = "exact",
         [PSD_OPEN_BYTES] = "bytes",
     };
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
@@ -379,6 +378,38 @@ archive_crc32(PyObject *object, PyObject *index)
     psd_status status = psd_archive_crc32(&c.view, &c.input, c.entry, &crc, &err);
     PyEval_RestoreThread(c.gil.thread);
     Py_DECREF(c.source);
+    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+}
+
+static PyObject *
+archive_storage_crc32(PyObject *object, PyObject *info)
+{
+    py_archive *self = (py_archive *)object;
+    unsigned long tensor = PyLong_AsUnsignedLong(info);
+    if (PyErr_Occurred() != NULL) {
+        return NULL;
+    }
+    const psd_model *model = &self->core.model;
+    if (tensor >= model->tensor_count ||
+        model->tensors[tensor].storage >= model->storage_count) {
+        PyErr_SetString(PyExc_IndexError, "there is no storage of that tensor");
+        return NULL;
+    }
+    psd_input input;
+    PyObject *source = py_archive_hold(self, &input);
+    if (source == NULL) {
+        return NULL;
+    }
+    uint32_t crc;
+    psd_error err;
+    py_gil gil;
+    psd_archive view = self->core;
+    view.options.inflate_ctx = &gil;
+    gil.thread = PyEval_SaveThread();
+    psd_status status = psd_archive_storage_crc32(
+        &view, &input, model->tensors[tensor].storage, &crc, &err);
+    PyEval_RestoreThread(gil.thread);
+    Py_DECREF(source);
     return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
 }
 
@@ -593,6 +624,7 @@ archive_kind(PyObject *object, void *Py_UNUSED(closure))
         [PSD_ARCHIVE_RECORDS] = "records",
         [PSD_ARCHIVE_STREAM] = "legacy",
         [PSD_ARCHIVE_TAR] = "tar",
+        [PSD_ARCHIVE_SAFETENSORS] = "safetensors",
         [PSD_ARCHIVE_PICKLE] = "pickle",
         [PSD_ARCHIVE_BYTES] = "bytes",
     };
@@ -603,11 +635,32 @@ archive_kind(PyObject *object, void *Py_UNUSED(closure))
     return PyUnicode_FromString(names[self->core.kind]);
 }
 
+/* The container's own texts, a new dict. */
+static PyObject *
+notes_of(py_archive *self)
+{
+    const psd_value *v = psd_value_at(&self->core.pool, self->core.notes);
+    PyObject *dict = PyDict_New();
+    for (uint32_t i = 0; dict != NULL && i + 1 < v->count; i += 2) {
+        PyObject *key = py_leaf(self, v->as.items[i]);
+        PyObject *value = key == NULL ? NULL : py_leaf(self, v->as.items[i + 1]);
+        if (value == NULL || PyDict_SetItem(dict, key, value) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(value);
+        Py_XDECREF(key);
+    }
+    return dict;
+}
+
 static PyObject *
 archive_extra(PyObject *object, void *Py_UNUSED(closure))
 {
-    PyObject *extra = ((py_archive *)object)->extra;
-    return Py_NewRef(extra == NULL ? Py_None : extra);
+    py_archive *self = (py_archive *)object;
+    if (self->extra == NULL && self->core.notes != 0) {
+        return notes_of(self);
+    }
+    return Py_NewRef(self->extra == NULL ? Py_None : self->extra);
 }
 
 static PyObject *
@@ -681,8 +734,10 @@ archive_path(PyObject *object, void *Py_UNUSED(closure))
 
 static PyGetSetDef archive_getset[] = {
     GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
-                 "\"package\", \"export\", \"records\", or what describe() says."),
-    GETTER(extra, "What describe() was given with the tensors."),
+                 "\"package\", \"export\", \"records\", \"safetensors\", or what "
+                 "describe() says."),
+    GETTER(extra, "What describe() was given with the tensors; of a safetensors file "
+                  "its __metadata__."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
@@ -710,6 +765,11 @@ static PyMethodDef archive_methods[] = {
     {"crc32", archive_crc32, METH_O,
      PyDoc_STR("crc32($self, index, /)\n--\n\n"
                "The CRC-32 of a record's bytes.")},
+    {"storage_crc32", archive_storage_crc32, METH_O,
+     PyDoc_STR(
+         "storage_crc32($self, index, /)\n--\n\n"
+         "The CRC-32 of the storage of a tensor, by the tensor's number; what the "
+         "archive states, if it does.")},
     {"globals", (PyCFunction)(void (*)(void))archive_globals,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"

@@ -33,16 +33,18 @@ let_go(rows *r)
     free(r->numbers);
 }
 
-/* (key, place in the file or number of the record, bytes, in a record, big-endian) */
+/* (key, place in the file or number of the record, bytes, in a record, big-endian); of a
+ * record also, if it is so, how many of its bytes come before */
 static bool
 read_storage(PyObject *row, psd_storage *s)
 {
     const char *key;
     Py_ssize_t key_size;
     unsigned long long at, size;
+    unsigned int skip = 0;
     int in_record, big_endian;
-    if (!PyArg_ParseTuple(row, "s#KKpp", &key, &key_size, &at, &size, &in_record,
-                          &big_endian)) {
+    if (!PyArg_ParseTuple(row, "s#KKpp|I", &key, &key_size, &at, &size, &in_record,
+                          &big_endian, &skip)) {
         return false;
     }
     *s = (psd_storage){
@@ -53,6 +55,7 @@ read_storage(PyObject *row, psd_storage *s)
         .untyped = true,
         .big_endian = big_endian != 0,
         .place = in_record ? PSD_PLACE_RECORD : PSD_PLACE_FILE,
+        .skip = skip,
     };
     if (in_record) {
         s->at.entry = at > UINT32_MAX ? UINT32_MAX : (uint32_t)at;
@@ -184,9 +187,11 @@ py_describe(PyObject *object, PyObject *args)
     rows r = {0};
     bool done = read_rows(&r, storages, tensors);
     if (done) {
-        psd_description told = {r.storages, r.names, r.tensors,
-                                (uint32_t)PyList_Size(storages),
-                                (uint32_t)PyList_Size(tensors)};
+        psd_description told = {.storages = r.storages,
+                                .names = r.names,
+                                .tensors = r.tensors,
+                                .storage_count = (uint32_t)PyList_Size(storages),
+                                .tensor_count = (uint32_t)PyList_Size(tensors)};
         psd_error err;
         done = psd_archive_describe(&self->core, &input, &told, &err) == PSD_OK;
         if (!done) {
