@@ -148,6 +148,9 @@ def load(
         _check_globals(archive, unknown, dangerous)
         ref, path = find_root(archive, root)
         obj = archive.load(ref, _values, copy=copy, meta=meta)
+        complete = getattr(archive.extra, "complete", None)
+        if complete is not None and ref == archive.root:
+            complete(archive, obj)  # with what is no tensor, and stands beside them
         if trainable is not False:
             _apply_flags(archive, obj, path, trainable)
     if copy:
@@ -291,12 +294,12 @@ def save(
     *,
     trainable: Literal["sidecar", "parameters", False] | None = None,
     protocol: int = 2,
-    format: str = "zip",
+    format: str | None = None,
     overwrite: bool = True,
     checksum: bool = True,
     opaque: bool = False,
 ) -> None:
-    """Write a checkpoint that ``torch.load`` of 1.6 to today reads, weights_only and mmap too.
+    """Write a checkpoint, mostly one that ``torch.load`` of 1.6 to today reads, in every mode.
 
     Arrays that share memory become one storage, as tied tensors are in torch.  The file
     appears whole or not at all, and an old one survives any failure.  The same object gives
@@ -309,9 +312,12 @@ def save(
             "parameters" writes them into the file as Parameters, which torch restores;
             False leaves them out; with both, an older sidecar is removed.  None keeps them
             where they were: what the pickle told goes into the pickle, what was said since
-            goes into the sidecar.
+            goes into the sidecar.  The other formats have no place for flags, so all that are
+            known go into the sidecar.
         protocol: 2.
-        format: "zip".
+        format: "zip", torch's own; "safetensors" or "npz" for a mapping of names to arrays and
+            nothing else.  None goes by the suffix of the path: ``.safetensors``, ``.npz``, else
+            "zip".
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
@@ -325,11 +331,7 @@ def save(
     >>> load("small.pth")["w"].shape
     (2, 3)
     """
-    from pystatedict._reduce import Reducer
-
     _check_save_arguments(obj, f)
-    if format != "zip":
-        raise UnsupportedError(f'format={format!r}: this version writes "zip"', code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -337,19 +339,79 @@ def save(
         )
     if trainable not in (None, False, "sidecar", "parameters"):
         raise ValueError('trainable is None, "sidecar", "parameters" or False')
+    format = _format_of(f, format)
+    pickled = format == "zip"
+    if not pickled and (trainable == "parameters" or opaque or not checksum):
+        raise ValueError(
+            "trainable='parameters', opaque=True and checksum=False speak of torch's own format;"
+            f" format={format!r} has no place for them"
+        )
     if isinstance(obj, Checkpoint):
         obj = _as_state_dict(obj)
-    flags = _parameter_flags(obj, trainable)
-    reducer = Reducer(opaque)
+    write = _WRITERS[format](obj, _Options(trainable, checksum, opaque))
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
             raise ValueError('trainable="sidecar" needs a path, for the sidecar to stand beside')
-        _core.write(obj, writer_of(f), reducer, checksum=checksum, parameters=flags)
+        write(writer_of(f))
         return
     path = os.fsdecode(os.fspath(f))
     with replacing(path, overwrite) as file:
-        _core.write(obj, file.write, reducer, checksum=checksum, parameters=flags)
-    _write_sidecar(obj, path, trainable)
+        write(file.write)
+    _write_sidecar(obj, path, trainable, inside=pickled)
+
+
+class _Options:
+    """What the writers of the formats need to know."""
+
+    def __init__(self, trainable: Any, checksum: bool, opaque: bool) -> None:
+        self.trainable = trainable
+        self.checksum = checksum
+        self.opaque = opaque
+
+
+def _zip_writer(obj: Any, options: _Options) -> Callable[[Any], object]:
+    from pystatedict._reduce import Reducer
+
+    flags = _parameter_flags(obj, options.trainable)
+    reducer = Reducer(options.opaque)
+    return lambda write: _core.write(
+        obj, write, reducer, checksum=options.checksum, parameters=flags
+    )
+
+
+def _safetensors_writer(obj: Any, _: _Options) -> Callable[[Any], object]:
+    from pystatedict._safetensors import safetensors_writer
+
+    return safetensors_writer(obj)
+
+
+def _npz_writer(obj: Any, _: _Options) -> Callable[[Any], object]:
+    from pystatedict._npz import npz_writer
+
+    return npz_writer(obj)
+
+
+#: (object, options) -> what pours it into a write(); refuses before anything is written.
+_WRITERS: dict[str, Callable[[Any, _Options], Callable[[Any], object]]] = {
+    "zip": _zip_writer,
+    "safetensors": _safetensors_writer,
+    "npz": _npz_writer,
+}
+
+
+def _format_of(f: Any, format: str | None) -> str:
+    """The format that was asked for, or that the target's name tells."""
+    if format is None:
+        suffix = ""
+        if isinstance(f, (str, os.PathLike)):
+            suffix = os.path.splitext(os.fsdecode(os.fspath(f)))[1].lower()[1:]
+        return suffix if suffix in ("safetensors", "npz") else "zip"
+    if format not in _WRITERS:
+        raise UnsupportedError(
+            f"format={format!r}: this version writes {', '.join(map(repr, _WRITERS))}",
+            code="format",
+        )
+    return format
 
 
 def _check_save_arguments(obj: Any, f: Any) -> None:
@@ -444,11 +506,12 @@ def _flags_of(sd: Any, trainable: Any, flags: dict[int, tuple[int, Any]]) -> Non
         flags[id(value)] = (bits, attributes)
 
 
-def _write_sidecar(obj: Any, path: str, trainable: Any) -> None:
+def _write_sidecar(obj: Any, path: str, trainable: Any, *, inside: bool) -> None:
     """Let the sidecar of `path` say what the StateDict in `obj` says, and no more.
 
     Flags of the file that stood there before may still be bound to the new one, when its
-    tensors are the same; they must not win over what was said since.
+    tensors are the same; they must not win over what was said since.  `inside`: the file
+    itself holds what its pickle told.
     """
     from pystatedict._sidecar import SUFFIX, save_trainable
 
@@ -462,7 +525,7 @@ def _write_sidecar(obj: Any, path: str, trainable: Any) -> None:
         if there:
             os.unlink(path + SUFFIX)
         return
-    told = sd._pickle_flags()
+    told = sd._pickle_flags() if inside else {}
     flags = {k: v for k, v in sd.trainable.items() if v is not None}
     if trainable is None and not there:
         flags = {k: v for k, v in flags.items() if told.get(k) != v}

@@ -72,6 +72,7 @@ HINTS = {
     "legacy-stream": _AGAIN,
     "tar-structure": _AGAIN,
     "safetensors": _AGAIN,
+    "npz": _AGAIN,
     "tar-members": "unpack the archive (`tar -xf`) and load the checkpoint inside",
     "tar-member-type": "torch writes plain files only; do not unpack it. " + _SCAN,
     "path-escape": "unpacking it would write elsewhere; do not. " + _SCAN,

@@ -401,7 +401,7 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "npz",
             f"an archive of NumPy ({_count(len(names), 'array')})",
-            "read it with numpy.load({file})",
+            "pystatedict.load({file}) reads it",
         )
     if not names and (whole or not entries):
         return Identification("zip-empty", "an empty zip archive", _AGAIN)

@@ -13,14 +13,16 @@ Two digests, either of which binds:
     (name, crc, size): `name TAB crc TAB size NEWLINE`.  The name without all up to its
     first slash; crc: what the directory states, 8 hexadecimal digits; size: uncompressed.
     Costs no more than the directory, whatever the tensors weigh.  Not written when the
-    archive states no checksums, for then it would not see a changed value.
+    archive states no checksums, for then it would not see a changed value, nor for files
+    without records.
 
 `tensors_sha256`
     SHA-256 over one line for each tensor of the file, sorted:
     `key TAB dtype TAB shape TAB crc NEWLINE`.  shape: sizes joined by `x`; crc: of the
     bytes of its storage, 8 hexadecimal digits, computed where the archive states none,
-    `-` for a tensor without bytes.  A tensor that is not the whole of its storage in C
-    order has two fields more: `TAB offset TAB strides`, in elements.
+    `-` for a tensor without bytes; of one that is made of others, theirs joined by `+`.  A
+    tensor that is not the whole of its storage in C order has two fields more:
+    `TAB offset TAB strides`, in elements.
     Holds when the same tensors were saved again in another archive.
 """
 
@@ -257,24 +259,27 @@ def records_digest(records: Iterable[Record]) -> str:
 
 def tensors_digest(archive: Archive) -> str:
     """`tensors_sha256` of an archive; reads the storages whose CRC is not stated."""
-    where = {record[0]: index for index, record in enumerate(archive.records())}
-    stated = {record[0]: record[4] for record in archive.records() if record[4] or not record[3]}
-    crcs: dict[str, str] = {}
+    crcs: dict[tuple[int, str], str] = {}
     lines: list[str] = []
     for key, info in archive.tensors().items():
-        name = f"{archive.prefix}data/{info.storage}"
-        if info.is_meta or name not in where:
-            crc = "-"
-        elif name in crcs:
-            crc = crcs[name]
-        else:
-            number = stated[name] if name in stated else archive.crc32(where[name])
-            crc = crcs[name] = f"{number:08x}"
-        line = f"{key}\t{info.dtype}\t{'x'.join(map(str, info.shape))}\t{crc}"
+        line = f"{key}\t{info.dtype}\t{'x'.join(map(str, info.shape))}\t{_crc_of(info, crcs)}"
         if not _is_whole(info):
             line += f"\t{info.storage_offset}\t{'x'.join(map(str, info.stride))}"
         lines.append(line + "\n")
     return _sha256("".join(sorted(lines)))
+
+
+def _crc_of(info: TensorInfo, crcs: dict[tuple[int, str], str]) -> str:
+    """Of the tensor's storage, or of those of its parts; each is computed once."""
+    if info.parts:
+        return "+".join(_crc_of(part, crcs) for part in info.parts.values())
+    if info.is_meta:
+        return "-"
+    archive = info._archive
+    known = (id(archive), info.storage)
+    if known not in crcs:
+        crcs[known] = f"{archive.storage_crc32(info._index):08x}"
+    return crcs[known]
 
 
 def find_trouble(
@@ -522,9 +527,9 @@ def _stale(sidecar: Sidecar, sentence: str, evidence: list[str]) -> StaleSidecar
     )
 
 
-def _unstated(records: Iterable[Record]) -> bool:
-    """Does a record state no CRC?  torch can switch them off: then the fields are 0."""
-    return any(size and not crc for _, _, _, size, crc, _ in records)
+def _unstated(records: Sequence[Record]) -> bool:
+    """Are there none, or does one state no CRC?  torch can switch them off: they are 0 then."""
+    return not records or any(size and not crc for _, _, _, size, crc, _ in records)
 
 
 def _is_whole(info: TensorInfo) -> bool:

@@ -10,7 +10,7 @@ from ._sidecar import SUFFIX, find_trouble, read_sidecar, spread, window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from ._checkpoint import Checkpoint
@@ -170,18 +170,17 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
         dtypes.setdefault(info.dtype, Total()).add(name, info, flags[name])
         if not info.is_meta:
             users[info.storage] = users.get(info.storage, 0) + 1
-    stated = [bool(crc) for _, _, _, size, crc, _ in records if size]
     return {
         "size": None if path is None else os.stat(path).st_size,
-        "format": "zip",
+        "format": _format(archive),
         "kind": archive.kind,
         "byteorder": archive.byteorder,
         "byteorder_stated": archive.has_byteorder,
-        "pickle": {"protocol": archive.protocol, "bytes": archive.pickle_size},
+        "pickle": _pickle(archive),
         "records": len(records),
         "compressed": sum(method != 0 for *_, method in records),
         "alignment": _alignment(path, archive.prefix, records),
-        "checksums": "stated" if all(stated) else "partly" if any(stated) else "absent",
+        "checksums": _checksums(records),
         "serialization_id": _text_record(archive, ".data/serialization_id"),
         "total": total.members(),
         "dtypes": {dtype: part.members() for dtype, part in dtypes.items()},
@@ -190,6 +189,27 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
         "sidecar": sidecar,
         "trouble": trouble,
     }
+
+
+_OTHER_FORMATS = frozenset({"legacy", "tar", "pickle", "safetensors", "npz"})
+
+
+def _format(archive: Archive) -> str:
+    return archive.kind if archive.kind in _OTHER_FORMATS else "zip"
+
+
+def _pickle(archive: Archive) -> dict[str, int] | None:
+    """None where there is none, or a header in its place."""
+    if not archive.pickle_size or archive.kind == "safetensors":
+        return None
+    return {"protocol": archive.protocol, "bytes": archive.pickle_size}
+
+
+def _checksums(records: Sequence[Record]) -> str:
+    stated = [bool(crc) for _, _, _, size, crc, _ in records if size]
+    if not records or not (all(stated) or any(stated)):
+        return "absent"
+    return "stated" if all(stated) else "partly"
 
 
 def _text_record(archive: Archive, name: str) -> str | None:
