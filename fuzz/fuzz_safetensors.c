@@ -85,7 +85,8 @@ judge_file(const uint8_t *data, size_t size, size_t length, psd_status expected)
         status = psd_archive_run(&archive, &input, &err);
         PROMISE(status == expected);
     }
-    for (uint32_t i = 0; one && status == PSD_OK && i < archive.model.tensor_count; i++) {
+    for (uint32_t i = 0; one && status == PSD_OK && i < archive.model.tensor_count;
+         i++) {
         const psd_tensor *t = &archive.model.tensors[i];
         psd_location where;
         PROMISE(psd_archive_locate(&archive, &input, t->storage, &where, &err) ==

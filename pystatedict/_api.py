@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
     Pattern = str | Sequence[str] | Callable[[str], bool]
 
@@ -41,7 +41,9 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     """Open a checkpoint to look and pick: nothing is loaded, NumPy is not imported.
 
     Args:
-        f: a path, a file opened in binary mode (read from its position), or bytes.
+        f: a path, a file opened in binary mode (read from its position), or bytes.  A path may
+            also be an index (``*.index.json``) or a folder whose files are one checkpoint:
+            shards, a distributed checkpoint, DeepSpeed's.
         root: None for all tensors of the file, "auto" for the one state_dict inside, or a
             dotted path such as "model.ema".
         limits: bounds on what a file may ask for, by name; see ``pystatedict.LIMITS``.
@@ -108,7 +110,9 @@ def load(
     :class:`StateDict`, a dict with a little more.
 
     Args:
-        f: a path, a file opened in binary mode (read from its position), or bytes.
+        f: a path, a file opened in binary mode (read from its position), or bytes.  A path may
+            also be an index (``*.index.json``) or a folder whose files are one checkpoint:
+            shards, a distributed checkpoint, DeepSpeed's.
         map_location: None or "cpu"; "meta" gives TensorInfos in the place of arrays.
         weights_only: True; there is no other way here.
         mmap: False reads the file into memory of its own instead of mapping it.
@@ -245,7 +249,7 @@ def _sidecar_path(path: str | None, trainable: Any) -> str | None:
         return os.fsdecode(os.fspath(trainable))
     if path is None:
         return None
-    sidecar = f"{path}.trainable.json"
+    sidecar = f"{path}.trainable.json"  # a folder's path ends without a separator
     return sidecar if os.path.exists(sidecar) else None
 
 

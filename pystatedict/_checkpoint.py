@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
 
 
 class Checkpoint(Mapping[str, "TensorInfo"]):
@@ -142,6 +143,11 @@ def verify_archive(archive: Archive) -> tuple[int, int]:
 
 
 def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of last change, of a folder those of all files in it."""
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            stats = [entry.stat() for entry in entries]
+        return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
 

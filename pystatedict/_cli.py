@@ -370,7 +370,7 @@ def _tree(arguments: Namespace) -> int:
             modules = [{"name": node.path(), **node.total.members()} for _, node in nodes]
             _print_json("tree", arguments, {"modules": modules})
             return FINE
-        title = os.path.basename(arguments.file)
+        title = os.path.basename(arguments.file.rstrip(os.sep))
         rows = []
         for before, node in nodes:
             name = title if node is root else node.name or "(empty name)"

@@ -73,6 +73,10 @@ HINTS = {
     "tar-structure": _AGAIN,
     "safetensors": _AGAIN,
     "npz": _AGAIN,
+    "index": "get the index and its files again, all of one version",
+    "missing-part": "copy or download the missing files to the folder of the others",
+    "dcp-metadata": "copy the folder again from its source; all its files are written together",
+    "dcp-chunks": "copy the folder again from its source; all its files are written together",
     "tar-members": "unpack the archive (`tar -xf`) and load the checkpoint inside",
     "tar-member-type": "torch writes plain files only; do not unpack it. " + _SCAN,
     "path-escape": "unpacking it would write elsewhere; do not. " + _SCAN,
@@ -448,6 +452,17 @@ class StaleSidecarError(SidecarError):
 
 class StateDictWarning(UserWarning):
     """Something was left out or repaired; the text says what, and what to do."""
+
+
+def warn(trouble: object) -> None:
+    """Warn, at the line that called into this package."""
+    import sys
+    import warnings
+
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
 
 
 def _quoted(path: Path) -> str:

@@ -8,6 +8,7 @@ says what the file is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 from pystatedict import _core
@@ -17,6 +18,7 @@ from pystatedict._errors import (
     StateDictError,
     TruncatedError,
     UnsafePickleError,
+    UnsupportedError,
 )
 from pystatedict._files import open_source
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pystatedict._core import Archive, Source
+    from pystatedict._opened import Archive as Opened
 
     Limits = dict[str, int] | None
     Reader = Callable[[Source, str | None, Limits, bool], Archive]
@@ -32,10 +35,30 @@ if TYPE_CHECKING:
 
 def open_archive(
     f: Any, *, mmap: bool = True, limits: Mapping[str, int] | None = None, run: bool = True
-) -> Archive:
-    """An opened archive; what is no checkpoint is named for what it is."""
+) -> Opened:
+    """An opened archive, or several as one; what is no checkpoint is named for what it is."""
+    bounds = dict(limits) if limits else None
+    if isinstance(f, (str, os.PathLike)):
+        name = os.fsdecode(os.fspath(f))
+        if name.endswith(".index.json") or os.path.isdir(name):
+            from pystatedict._sets import open_set
+
+            try:
+                found = open_set(name.rstrip(os.sep) or name, mmap, bounds)
+            except StateDictError as error:
+                error.path = error.path or name
+                raise
+            if found is not None:
+                return found
     source, path = open_source(f, mmap)
-    return archive_of(source, path, dict(limits) if limits else None, run)
+    try:
+        return archive_of(source, path, bounds, run)
+    except UnsupportedError as error:
+        if error.code != "torch-shards" or not isinstance(f, (str, os.PathLike)):
+            raise
+        from pystatedict._shards import open_index
+
+        return open_index(os.fsdecode(os.fspath(f)), mmap, bounds)
 
 
 def archive_of(

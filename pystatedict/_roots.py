@@ -7,7 +7,7 @@ from pystatedict._printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
 # Where frameworks put the weights, most of them under the first three.
 _NAMES = (

@@ -32,7 +32,7 @@ import errno
 import os
 import stat
 
-from ._errors import SidecarError, StaleSidecarError, StateDictWarning
+from ._errors import SidecarError, StaleSidecarError, warn
 from ._printable import printable
 
 TYPE_CHECKING = False
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Literal
 
-    from ._core import Archive, TensorInfo
+    from ._core import TensorInfo
+    from ._opened import Archive
 
     OnStale = Literal["raise", "warn", "ignore"]
     Record = tuple[str, int, int, int, int, int]
@@ -103,6 +104,7 @@ def save_trainable(
     from ._api import open as open_checkpoint
 
     with open_checkpoint(path, root=root) as checkpoint:
+        path = checkpoint.path or path  # of a folder, what in it is the checkpoint
         return write_flags(checkpoint.archive, path, flags, buffers=buffers, names=checkpoint)
 
 
@@ -125,14 +127,14 @@ def load_trainable(
     from ._api import open as open_checkpoint
 
     with open_checkpoint(path, root=root) as checkpoint:
-        sidecar = _read(path + SUFFIX)
+        sidecar = _read(beside(checkpoint.path or path))
         trouble = None
         if on_stale != "ignore":
             trouble = find_trouble(checkpoint.archive, sidecar, checkpoint)
         if trouble is not None:
             if on_stale == "raise" and isinstance(trouble, SidecarError):
                 raise trouble
-            _warn(trouble)
+            warn(trouble)
         return spread(sidecar, checkpoint)
 
 
@@ -157,12 +159,12 @@ def find_flags(
             if isinstance(trouble, SidecarError):
                 raise trouble
             if trouble is not None:
-                _warn(trouble)
+                warn(trouble)
         return spread(said, names)
     except SidecarError as exc:
         if on_stale == "raise" or exc.code == "sidecar-missing":
             raise
-        _warn(f"{exc}\n  The flags were not applied.")
+        warn(f"{exc}\n  The flags were not applied.")
         return None
 
 
@@ -177,7 +179,7 @@ def write_flags(
     """Write the sidecar of `path`, opened as `archive`; return the sidecar's path."""
     if names is None:
         names = archive.tensors()
-    target = path + SUFFIX
+    target = beside(path)
     trainable = _checked_flags(flags)
     listed = None if buffers is None else sorted(set(_checked_buffers(buffers)))
     _refuse_unknown(path, target, [*trainable, *(listed or ())], names)
@@ -185,7 +187,9 @@ def write_flags(
 
     from . import __version__
 
-    checkpoint: dict[str, object] = {"name": os.path.basename(path), "bytes": os.stat(path).st_size}
+    checkpoint: dict[str, object] = {"name": os.path.basename(path)}
+    if not os.path.isdir(path):
+        checkpoint["bytes"] = os.stat(path).st_size
     records = archive.records()
     if not _unstated(records):
         checkpoint["records_sha256"] = records_digest(records)
@@ -212,6 +216,11 @@ def write_flags(
         while rest:
             rest = rest[file.write(rest) :]
     return target
+
+
+def beside(path: str) -> str:
+    """The path of the sidecar of a checkpoint: a file, or a folder."""
+    return (path.rstrip(os.sep) or path) + SUFFIX
 
 
 def read_sidecar(target: str) -> Sidecar | None:
@@ -561,17 +570,6 @@ def _malformed(path: str, why: str) -> SidecarError:
         evidence=[why],
         hint="remove it, or write it again with save_trainable(f, flags)",
     )
-
-
-def _warn(trouble: object) -> None:
-    """Warn, at the line that called into this package."""
-    import sys
-    import warnings
-
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__package__") == __package__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(str(trouble), StateDictWarning, stacklevel=level)
 
 
 def _shown(text: str) -> str:

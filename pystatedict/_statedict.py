@@ -10,7 +10,8 @@ from pystatedict._errors import MissingTensorError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
 
 
 class Parameter:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from ._errors import SidecarError, StateDictError
-from ._sidecar import SUFFIX, find_trouble, read_sidecar, spread, window
+from ._sidecar import beside, find_trouble, read_sidecar, spread, window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._checkpoint import Checkpoint
-    from ._core import Archive, TensorInfo
+    from ._core import TensorInfo
+    from ._opened import Archive
     from ._sidecar import Record, Sidecar
 
     Flags = dict[str, bool | None]
@@ -37,7 +38,7 @@ def flags_of(checkpoint: Checkpoint, path: str | None) -> Known:
     """
     flags: Flags = {name: info.requires_grad for name, info in checkpoint.items()}
     try:
-        sidecar = None if path is None else read_sidecar(path + SUFFIX)
+        sidecar = None if path is None else read_sidecar(beside(checkpoint.path or path))
         if path is None or sidecar is None:
             return flags, "none", None
         if all(name in checkpoint for name in sidecar.trainable):
@@ -162,6 +163,7 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
     archive = checkpoint.archive
     records = archive.records()
     flags, sidecar, trouble = flags_of(checkpoint, path)
+    form = archive.kind if archive.kind in _OTHER_FORMATS else "zip"
     total = Total()
     dtypes: dict[str, Total] = {}
     users: dict[str, int] = {}
@@ -171,15 +173,15 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
         if not info.is_meta:
             users[info.storage] = users.get(info.storage, 0) + 1
     return {
-        "size": None if path is None else os.stat(path).st_size,
-        "format": _format(archive),
+        "size": None if path is None else _size(path),
+        "format": form,
         "kind": archive.kind,
         "byteorder": archive.byteorder,
         "byteorder_stated": archive.has_byteorder,
         "pickle": _pickle(archive),
         "records": len(records),
         "compressed": sum(method != 0 for *_, method in records),
-        "alignment": _alignment(path, archive.prefix, records),
+        "alignment": _alignment(path, archive.prefix, records) if form == "zip" else None,
         "checksums": _checksums(records),
         "serialization_id": _text_record(archive, ".data/serialization_id"),
         "total": total.members(),
@@ -191,11 +193,9 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
     }
 
 
-_OTHER_FORMATS = frozenset({"legacy", "tar", "pickle", "safetensors", "npz"})
-
-
-def _format(archive: Archive) -> str:
-    return archive.kind if archive.kind in _OTHER_FORMATS else "zip"
+_OTHER_FORMATS = frozenset(
+    {"legacy", "tar", "pickle", "safetensors", "npz", "shards", "dcp", "deepspeed"}
+)
 
 
 def _pickle(archive: Archive) -> dict[str, int] | None:
@@ -217,6 +217,14 @@ def _text_record(archive: Archive, name: str) -> str | None:
         if record[0] == archive.prefix + name and record[3] <= _TEXT_RECORD:
             return archive.read(index).decode("utf-8", "backslashreplace")
     return None
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if not os.path.isdir(path):
+        return os.stat(path).st_size
+    with os.scandir(path) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
 
 def _alignment(path: str | None, prefix: str, records: Iterable[Record]) -> int | None:
