@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     Numbers = tuple[int, ...]
     Box = tuple[Numbers, Numbers]  # offsets, sizes
 
-_AXES_MOST = 12  # along which one tensor is cut; its boxes have 2 to that many corners
+_SHARDING = "DCP_SHARDING_INFO"  # the key of __metadata__ that tells where boxes lie
+_AXES_MOST = 6  # along which one tensor is cut; its boxes have 2 to that many corners
 
 #: Names that such a metadata is made of; they stand in no data, so they ask for nothing.
 _CLASSES = frozenset(
@@ -373,6 +374,30 @@ def _name_tensors(
 # ------------------------------------------------------------------ the set
 
 
+class _Safetensors:
+    """A file of tensors by name: their numbers, and the places of their boxes."""
+
+    __slots__ = ("archive", "offsets", "refs")
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.refs = {str(key): ref for key, ref, _ in archive.children(archive.root) or ()}
+        self.offsets = _saved_offsets(archive)
+
+
+def _saved_offsets(archive: Archive) -> dict[str, Numbers]:
+    import json
+
+    try:
+        told = json.loads((archive.extra or {}).get(_SHARDING, "{}"))
+    except (ValueError, RecursionError):
+        raise _bad("in a header is no JSON") from None
+    found = {}
+    for name, entry in told.items() if isinstance(told, dict) else ():
+        found[name] = _numbers(entry.get("saved_offsets") if isinstance(entry, dict) else None)
+    return found
+
+
 class _Node:
     """A place in the nest that was flattened: children by key, or a name."""
 
@@ -401,7 +426,7 @@ class Distributed(FileSet):
         self._mmap = mmap
         self._limits = limits
         self._sources: dict[str, Source] = {}
-        self._named: dict[tuple[str, int], tuple[Archive, dict[str, int]]] = {}
+        self._named: dict[tuple[str, int], _Safetensors] = {}
         self._nodes = _nest(contents)
         self._names = list(self._entries)
         self.numbers = {name: number for number, name in enumerate(self._names)}
@@ -497,7 +522,7 @@ class Distributed(FileSet):
             return self._value(node.name, node.name, values, copy, meta)
         from pystatedict._statedict import StateDict
 
-        whole = StateDict._born(self, True, ref)
+        whole = StateDict._born(self, True, ref or self.root)
         for name, full in self._below(ref or self.root):
             whole[name] = self._value(full, name, values, copy, meta)
         return whole
@@ -518,7 +543,7 @@ class Distributed(FileSet):
         if whole in tensor.boxes:
             piece = tensor.boxes[whole]
             assert piece is not None
-            return self._part(name, tensor, piece, tensor.size, values, copy)
+            return self._part(name, tensor, whole, piece, values, copy)
         self._check_bytes(name, tensor)
         import numpy as np
 
@@ -532,7 +557,7 @@ class Distributed(FileSet):
             ) from None
         for (offsets, sizes), piece in tensor.boxes.items():
             assert piece is not None
-            part = self._part(name, tensor, piece, sizes, values, False)
+            part = self._part(name, tensor, (offsets, sizes), piece, values, False)
             if not isinstance(part, np.ndarray):
                 raise UnsupportedError(
                     f"{name!r} was cut into pieces that are no plain arrays", code="tensor-layout"
@@ -545,14 +570,18 @@ class Distributed(FileSet):
         copied: memory is asked for by what the files hold.
         """
         itemsize = _core.DTYPES[tensor.dtype][0]
+        files: set[str] = set()
         for (_, sizes), piece in tensor.boxes.items():
             assert piece is not None
             held = piece.length if piece.name is None else self._source(piece.file).size
-            if _volume(sizes) * itemsize > held:
+            # By its name a tensor has one box in a file.
+            twice = piece.name is not None and piece.file in files
+            files.add(piece.file)
+            if twice or _volume(sizes) * itemsize > held:
                 raise _bad("has a piece that is larger than its bytes", name)
 
     def _part(
-        self, name: str, tensor: _Tensor, piece: _Piece, sizes: Numbers, values: object, copy: bool
+        self, name: str, tensor: _Tensor, box: Box, piece: _Piece, values: object, copy: bool
     ) -> Any:
         archive, ref = self._open(piece)
         try:
@@ -560,8 +589,13 @@ class Distributed(FileSet):
         except StateDictError as error:
             error.path, error.key = error.path or archive.path, error.key or name
             raise
-        dtype = archive.tensors(ref).get("")
-        if getattr(part, "shape", None) != sizes or dtype is None or dtype.dtype != tensor.dtype:
+        info = archive.tensors(ref).get("")
+        same = info is not None and info.dtype == tensor.dtype and info.shape == box[1]
+        if same and piece.name is not None:
+            # By name there is one of a tensor, and a rank may have had two boxes of it.
+            found = self._safetensors(piece, archive.path or "")
+            same = found.offsets.get(name, box[0]) == box[0]
+        if not same:
             raise CorruptError(
                 f"a piece of {name!r} is another tensor than the metadata tells",
                 code="dcp-chunks",
@@ -576,13 +610,8 @@ class Distributed(FileSet):
         self.check_open()
         path = os.path.join(self.path or "", piece.file)
         if piece.name is not None:
-            place = (piece.file, piece.offset)
-            if place not in self._named:
-                archive = self._slice(piece.file, path, piece.offset, None)
-                told = {str(key): ref for key, ref, _ in archive.children(archive.root) or ()}
-                self._named[place] = (archive, told)
-            archive, told = self._named[place]
-            if piece.name not in told:
+            found = self._safetensors(piece, path)
+            if piece.name not in found.refs:
                 raise CorruptError(
                     f"'{piece.file}' lacks a tensor that the metadata places in it",
                     code="dcp-chunks",
@@ -590,9 +619,15 @@ class Distributed(FileSet):
                     key=piece.name,
                     hint="the files are of different saves; copy the whole folder again",
                 )
-            return archive, told[piece.name]
+            return found.archive, found.refs[piece.name]
         archive = self._slice(piece.file, path, piece.offset, piece.length)
         return archive, archive.root
+
+    def _safetensors(self, piece: _Piece, path: str) -> _Safetensors:
+        place = (piece.file, piece.offset)
+        if place not in self._named:
+            self._named[place] = _Safetensors(self._slice(piece.file, path, piece.offset, None))
+        return self._named[place]
 
     def _source(self, file: str) -> Source:
         if file not in self._sources:
@@ -777,9 +812,6 @@ def _merge(whole: _Contents, part: _Contents) -> None:
     whole.globals += part.globals
 
 
-_SHARDING = "DCP_SHARDING_INFO"  # the key of __metadata__ that tells where boxes lie
-
-
 def open_sharded_safetensors(
     folder: str, names: list[str], mmap: bool, limits: Limits
 ) -> Distributed:
@@ -808,16 +840,10 @@ def open_sharded_safetensors(
 def _read_boxes(
     file: str, archive: Archive, contents: _Contents, sizes: dict[str, list[int]]
 ) -> None:
-    import json
-
-    try:
-        told = json.loads((archive.extra or {}).get(_SHARDING, "{}"))
-    except (ValueError, RecursionError):
-        raise _bad("in a header is no JSON") from None
+    told = _saved_offsets(archive)
     for name, info in archive.tensors().items():
-        entry = told.get(name) if isinstance(told, dict) else None
-        offsets = _numbers(entry.get("saved_offsets") if isinstance(entry, dict) else None)
-        if len(offsets) != info.ndim:
+        offsets = told.get(name)
+        if offsets is None or len(offsets) != info.ndim:
             raise _bad("in a header does not fit its tensor", name)
         tensor = contents.entries.setdefault(name, _Tensor(info.dtype, (), False))
         assert isinstance(tensor, _Tensor)

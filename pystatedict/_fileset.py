@@ -146,9 +146,10 @@ class FileSet:
     def _opened(self, member: Member) -> Archive:
         """Records are mostly asked for one after another: the last member is kept."""
         self.check_open()
-        if self._last is None or self._last[0] is not member:
-            self._last = (member, member[1]())
-        return self._last[1]
+        last = self._last
+        if last is None or last[0] is not member:
+            last = self._last = (member, member[1]())
+        return last[1]
 
 
 # ------------------------------------------------------------------ files of a folder

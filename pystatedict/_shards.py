@@ -233,9 +233,9 @@ def _read_index(path: str, limits: Limits) -> dict[str, str]:
 
     from pystatedict._core import LIMITS
 
+    size = os.stat(path).st_size
     require_files([path], "the folder")
     most = (limits or {}).get("pickle_size", LIMITS["pickle_size"])
-    size = os.stat(path).st_size
     if size > most:
         raise LimitError(
             "the index is larger than the limit", limit=most, value=size, name="pickle_size"

@@ -331,6 +331,11 @@ def test_an_index_that_is_none(tmp_path: pathlib.Path, text: str) -> None:
     refused(path, psd.CorruptError, "index")
 
 
+def test_an_index_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        psd.load(tmp_path / "x.index.json")
+
+
 def test_an_index_larger_than_the_limit(shards: pathlib.Path) -> None:
     with pytest.raises(psd.LimitError):
         psd.load(shards, limits={"pickle_size": 100})
@@ -701,6 +706,8 @@ def test_open_tells_without_the_pieces(distributed: pathlib.Path) -> None:
         assert np.array_equal(info[1], W[1])
         assert np.asarray(info, dtype="f8").dtype == np.float64
         packed = pickle.dumps(info)
+        assert set(psd.load(kit.saved(dict(checkpoint)))) == set(checkpoint)
+        assert set(psd.load(kit.saved(checkpoint, format="npz"))) == set(checkpoint)
         records = checkpoint.records()
         assert records[0][0].startswith("__0_0.distcp/archive/")
         assert checkpoint.verify() == (len(records), 0)
@@ -1163,6 +1170,17 @@ def test_distcp_files_that_are_safetensors(tmp_path: pathlib.Path) -> None:
     assert sd["opt"] == {"lr": 0.5}
     kit.same_array(W, sd["w"])
     kit.same_array(W[0], sd["b"])
+    # Of two boxes of one size a rank keeps the last; the other must not take its place.
+    for name, offsets, said in (("b", (1,), "another tensor"), ("w", (1, 0), "another tensor")):
+        moved = {"w": boxes[0], "b": ((0,), W[0])} | {
+            name: (offsets, W[:1] if name == "w" else W[0])
+        }
+        (tmp_path / "__0_0.distcp").write_bytes(value + sharded_file(moved))
+        with pytest.raises(psd.CorruptError, match=said):
+            psd.load(tmp_path)
+    (tmp_path / "__0_0.distcp").write_bytes(
+        value + sharded_file({"w": boxes[0], "b": ((0,), W[0])})
+    )
     entries["x"] = entries["b"]
     places.append(place("x", (0,), "__0_0.distcp", start, 16))
     (tmp_path / ".metadata").write_bytes(metadata(entries, places))
