@@ -71,6 +71,53 @@ fuzz_expect_told(psd_status status, const psd_error *err)
     PROMISE(psd_status_code(status) != NULL);
 }
 
+/* A window lies within its storage, which is none of another's. */
+static inline void
+fuzz_expect_window(const psd_model *model, const psd_tensor *t)
+{
+    if (t->storage == PSD_NO_STORAGE) {
+        PROMISE((t->flags & PSD_TENSOR_META) != 0 || t->numel == 0);
+        return;
+    }
+    PROMISE(t->storage < model->storage_count);
+    PROMISE(model->storages[t->storage].parent == PSD_NO_STORAGE);
+    /* In floating point, where nothing wraps: a second opinion. */
+    double reach = (double)t->offset, numel = 1;
+    for (uint8_t d = 0; d < t->rank; d++) {
+        PROMISE(t->shape[d] >= 0);
+        numel *= (double)t->shape[d];
+        reach +=
+            t->shape[d] == 1 ? 0 : (double)(t->shape[d] - 1) * (double)t->strides[d];
+    }
+    if (numel > 0) {
+        double room = (double)model->storages[t->storage].size;
+        PROMISE(t->offset >= 0);
+        PROMISE((reach + 1) * psd_dtype_row((psd_dtype)t->dtype)->size <=
+                room * psd_tensor_per_byte(t));
+    }
+}
+
+/* What a model promises of its tensors and modules. */
+static inline void
+fuzz_expect_model(const psd_pool *pool, const psd_model *model)
+{
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        const psd_tensor *t = &model->tensors[i];
+        if (t->layout == PSD_LAYOUT_STRIDED) {
+            fuzz_expect_window(model, t);
+            continue;
+        }
+        for (uint32_t k = 0; k < t->more.composite->count; k++) {
+            psd_ref part = t->more.composite->parts[k].tensor;
+            PROMISE(psd_kind_of(pool, part) == PSD_KIND_TENSOR);
+        }
+    }
+    for (uint32_t i = 0; i < model->module_count; i++) {
+        PROMISE(psd_model_module(model, model->modules[i].at) == &model->modules[i]);
+        PROMISE(model->modules[i].state_dict <= pool->count);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #endif

@@ -2,8 +2,9 @@
 """Write the fuzzers' starting files: python fuzz/seeds.py FOLDER
 
 Standard library only.  Four folders: zip (containers), pickle (programs), archive
-(small checkpoints of every shape that the writers of this world give them), safetensors
-(the JSON of headers).
+(small checkpoints of every shape that the writers of this world give them: archives,
+legacy streams, tars, pickles by themselves; tensors of every kind, whole modules),
+safetensors (the JSON of headers).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tarfile
 import zipfile
 
 
@@ -141,6 +143,7 @@ def checkpoint(program: bytes, payloads: list[bytes], **options: object) -> byte
         ]
         records += [(f"data/{i}", payload) for i, payload in enumerate(payloads)]
         records += [("version", b"3\n")]
+        records += list(dict(options.get("extra", {})).items())  # type: ignore[call-overload]
         if options.get("reversed"):
             records.reverse()
         for name, data in records:
@@ -214,12 +217,277 @@ def headers() -> dict[str, bytes]:
     return {f"{name}.json": text.encode() for name, text in made.items()}
 
 
+# ------------------------------------------------------------------ other kinds of tensors
+
+SIX = struct.pack("<6f", *range(6))
+
+
+def over(kind: str, key: str, numel: int, shape: tuple[int, ...]) -> bytes:
+    """A dense tensor over all of a storage."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return tensor(kind, key, numel, shape, tuple(strides[: len(shape)]))
+
+
+def call(module: str, name: str, *args: bytes) -> bytes:
+    return glob(module, name) + b"(" + b"".join(args) + b"tR"
+
+
+def utils(name: str, *args: bytes) -> bytes:
+    return call("torch._utils", name, *args)
+
+
+def tuple_of(*parts: bytes) -> bytes:
+    return b"(" + b"".join(parts) + b"t"
+
+
+def dict_of(*pairs: tuple[str, bytes]) -> bytes:
+    return b"}(" + b"".join(text(name) + value for name, value in pairs) + b"u"
+
+
+def layout(name: str) -> bytes:
+    return call("torch.serialization", "_get_layout", text(f"torch.{name}"))
+
+
+def quantized(parameters: bytes, kind: str = "QUInt8Storage", numel: int = 6) -> bytes:
+    window = storage(kind, "0", numel) + b"K\x00" + ints(2, 3) + ints(3, 1)
+    return utils("_rebuild_qtensor", window, parameters, b"\x89", ORDERED)
+
+
+def real(value: float) -> bytes:
+    return b"G" + struct.pack(">d", value)
+
+
+def kinds() -> dict[str, tuple[bytes, list[bytes]]]:
+    """Programs of sparse, nested, quantized and wrapped tensors, with their storages."""
+    values, indices = over("FloatStorage", "0", 2, (2,)), over("LongStorage", "1", 4, (2, 2))
+    plain = over("LongStorage", "2", 2, (2,))
+    two, four = struct.pack("<2f", 5, 7), struct.pack("<4q", 0, 1, 2, 0)
+    ends = over("LongStorage", "1", 4, (4,))
+    affine = tuple_of(glob("torch", "per_tensor_affine"), real(0.5), b"K\x02")
+    channels = tuple_of(
+        glob("torch", "per_channel_affine"),
+        over("DoubleStorage", "1", 2, (2,)),
+        over("LongStorage", "2", 2, (2,)),
+        b"K\x00",
+    )
+    scales = [struct.pack("<2d", 0.5, 0.25), struct.pack("<2q", 1, 2)]
+    where = "torch.nested._internal.nested_tensor"
+    jagged = dict_of(("values", values), ("offsets", plain), ("lengths", b"N"))
+    kind = glob("my.tensors", "Wrapped")
+    about = (kind, glob("torch", "float32"), ints(3, 4), ints(4, 1), b"K\x00",
+             layout("strided"), call("torch", "device", text("cpu")), b"\x89")  # fmt: skip
+    sparse = [two, four, struct.pack("<2q", 0, 2)]
+    coo = utils("_rebuild_sparse_tensor", layout("sparse_coo"),
+                tuple_of(indices, values, ints(3, 4), b"\x88"))  # fmt: skip
+    return {
+        "coo": (coo, sparse[:2]),
+        "script coo": (
+            utils("_rebuild_sparse_tensor", b"K\x01", ints(3, 4), b"\x88", indices, values, b"N"),
+            sparse[:2],
+        ),
+        "csr": (
+            utils("_rebuild_sparse_tensor", layout("sparse_csr"),
+                  tuple_of(ends, plain, values, ints(3, 4))),
+            sparse,
+        ),
+        "sparse parameter": (parameter(coo), sparse[:2]),
+        "nested": (
+            utils("_rebuild_nested_tensor", values, over("LongStorage", "1", 4, (4, 1)),
+                  over("LongStorage", "1", 4, (4, 1)), ends),
+            sparse[:2],
+        ),
+        "jagged": (
+            call("torch._tensor", "_rebuild_from_type_v2", glob(where, "_rebuild_njt"),
+                 glob(where, "NestedTensor"), tuple_of(jagged), b"}"),
+            [two, b"", struct.pack("<2q", 0, 2)],
+        ),
+        "wrapper": (
+            call("torch._tensor", "_rebuild_from_type_v2",
+                 glob("torch._utils", "_rebuild_wrapper_subclass"), kind, tuple_of(*about),
+                 dict_of(("_data", values))),
+            [two],
+        ),
+        "quantized": (quantized(affine), [bytes(6)]),
+        "old quantized": (
+            utils("_rebuild_qtensor", storage("QInt8Storage", "0", 6), b"K\x00", ints(2, 3),
+                  ints(3, 1), real(0.5), b"K\x02", b"\x89", ORDERED),
+            [bytes(6)],
+        ),
+        "channels": (quantized(channels), [bytes(6), *scales]),
+        "listed channels": (
+            quantized(tuple_of(glob("torch", "per_channel_affine"), b"](" + real(0.5) + b"K\x01e",
+                               b"](K\x00K\x01e", b"K\x00")),
+            [bytes(6)],
+        ),
+        "packed": (quantized(affine, "QUInt4x2Storage", 3), [bytes(3)]),
+        "bare": (storage("LongStorage", "0", 2), [bytes(16)]),
+        "meta": (
+            utils("_rebuild_meta_tensor_no_storage", glob("torch", "float32"), ints(2, 3),
+                  ints(3, 1), b"\x89"),
+            [],
+        ),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------ whole modules
+
+
+def module(name: str, parameters: bytes, buffers: bytes = b"}", children: bytes = b"}") -> bytes:
+    left_out = call("__builtin__", "set", b"](" + text("cache") + b"e")
+    state = dict_of(
+        ("training", b"\x88"),
+        ("_parameters", parameters),
+        ("_buffers", buffers),
+        ("_non_persistent_buffers_set", left_out),
+        ("_modules", children),
+    )
+    return glob("torch.nn.modules.batchnorm", name) + b")\x81" + state + b"b"
+
+
+def modules() -> dict[str, tuple[bytes, list[bytes]]]:
+    weight = over("FloatStorage", "0", 6, (2, 3))
+    leaf = module(
+        "BatchNorm1d",
+        ORDERED + b"(" + text("weight") + parameter(weight) + text("bias") + b"Nu",
+        dict_of(("mean", weight), ("cache", weight)),
+    )
+    pair = dict_of(("a", leaf + b"q\x05"), ("b", b"h\x05"), ("none", b"N"))
+    whole = module("Net", b"}", b"}", pair)
+    graph = call("torch.fx.graph_module", "reduce_graph_module",
+                 dict_of(("_parameters", dict_of(("w", weight))), ("_modules", b"}")),
+                 text("import torch"))  # fmt: skip
+    pairs = b"](](" + text("w") + weight + b"ee"
+    return {
+        "module": (whole, [SIX]),
+        "method": (call("__builtin__", "getattr", whole, text("state_dict")), [SIX]),
+        "graph": (graph, [SIX]),
+        "python 2": (module("Net", call("collections", "OrderedDict", pairs)), [SIX]),
+    }
+
+
+# ------------------------------------------------------------------ streams, tars, pickles
+
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+
+
+def stored(kind: str, key: str, numel: int, view: bytes = b"N") -> bytes:
+    """The persistent id of a storage in a stream: with a sixth part."""
+    return storage(kind, key, numel)[:-2] + view + b"tQ"
+
+
+def stream(body: bytes, storages: dict[str, tuple[int, bytes]], protocol: int = 2) -> bytes:
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}]
+    head = b"".join(pickle.dumps(part, protocol) for part in parts)
+    listed = pickle.dumps(list(storages), protocol)
+    data = b"".join(struct.pack("<q", count) + raw for count, raw in storages.values())
+    return head + body + b"." + listed + data
+
+
+def as_stream(body: bytes) -> bytes:
+    """The same program with the persistent ids of a stream."""
+    return body.replace(b"tQ", b"NtQ")
+
+
+def streams() -> dict[str, bytes]:
+    six = {"0": (6, SIX)}
+    window = b"K\x00" + ints(2) + ints(2) + b"\x89" + ORDERED
+    view = stored("FloatStorage", "0", 6, tuple_of(text("v"), b"K\x02", b"K\x04"))
+    one = as_stream(tensor("FloatStorage", "0", 6, (2, 3), (3, 1)))
+    source = tuple_of(text("module"), glob("my", "Net"), text("net.py"), text("class Net: ..."))
+    whole, _ = modules()["module"]
+    old = b"(lp0\nS'x'\np1\naL12L\na(I1\nF2.5\ntp2\naI01\na"
+    return {
+        "stream.pth": stream(b"\x80\x02" + one, six),
+        "stream view.pth": stream(utils("_rebuild_tensor_v2", view, window), six),
+        "stream twice.pth": stream(b"\x80\x02" + one, six) * 2,
+        "stream 4.pth": stream(b"\x80\x04" + one, six, 4),
+        "stream 0.pth": stream(old, {}, 0),
+        "stream source.pth": stream(source + b"Q)\x81", {}),
+        "stream module.pth": stream(b"\x80\x02" + as_stream(whole), six),
+        "stream bare.pth": stream(stored("FloatStorage", "0", 6), six),
+    }
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()[:5120]
+
+
+def tars() -> dict[str, bytes]:
+    storages = (
+        pickle.dumps(1, 2) + tuple_of(b"K\x01", text("cpu"), glob("torch", "FloatStorage")) + b"."
+        + struct.pack("<q", 6) + SIX + pickle.dumps([(2, 1, 2, 4)], 2)
+    )  # fmt: skip
+    tensors = (
+        pickle.dumps(1, 2) + tuple_of(b"K\x0a", b"K\x01", glob("torch", "FloatTensor")) + b"."
+        + struct.pack("<i4x2q2qq", 2, 2, 3, 3, 1, 0)
+    )  # fmt: skip
+    members = {
+        "sys_info": pickle.dumps({}, 2),
+        "pickle": b"\x80\x02}(" + text("w") + text("10") + b"Q" + text("s") + text("2") + b"Qu.",
+        "tensors": tensors,
+        "storages": storages,
+    }
+    return {"tar.pth": tar(members), "tar odd.pth": tar({"./other": b"x", **members})}
+
+
+def embedded() -> dict[str, bytes]:
+    """Pickles by themselves: each storage is a stream of its own."""
+    inner = stream(stored("FloatStorage", "0", 6), {"0": (6, SIX)})
+    data = b"B" + struct.pack("<I", len(inner)) + inner
+    encoded = call("_codecs", "encode", text(inner.decode("latin1")), text("latin1"))
+    window = b"K\x00" + ints(2, 3) + ints(3, 1) + b"\x89" + ORDERED
+    found = {}
+    for name, spelled in (("bytes", data), ("text", encoded)):
+        loaded = call("torch.storage", "_load_from_bytes", spelled)
+        found[f"embedded {name}.pkl"] = utils("_rebuild_tensor_v2", loaded, window) + b"."
+    return found
+
+
+def checkpoints() -> dict[str, bytes]:
+    """Every kind of tensor and module, in an archive and in a stream."""
+    found = streams() | tars() | embedded()
+    for name, (body, payloads) in (kinds() | modules()).items():
+        found[f"{name}.pth"] = checkpoint(b"\x80\x02" + body + b".", payloads)
+        sizes = {"Float": 4, "Long": 8, "Double": 8}
+        listed = {}
+        for i, payload in enumerate(payloads):
+            start = body.find(text(str(i)) + text("cpu"))
+            kind = body[:start].rpartition(b"ctorch\n")[2].decode("latin1")
+            item = next((n for k, n in sizes.items() if kind.startswith(k)), 1)
+            if start >= 0:
+                listed[str(i)] = (len(payload) // item, payload)
+        found[f"stream {name}.pth"] = stream(b"\x80\x02" + as_stream(body), listed)
+    one, _ = kinds()["bare"]
+    found["script.pth"] = checkpoint(
+        b"\x80\x02" + one + b".", [bytes(16)], extra={"constants.pkl": b"\x80\x02)."}
+    )
+    found["package.pth"] = checkpoint(
+        b"\x80\x03N.", [], extra={".data/extern_modules": b"torch", "m/m.pkl": b"\x80\x03N."}
+    )
+    return found
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     root = pathlib.Path(sys.argv[1])
     made = archives()
-    folders = {"zip": made, "archive": made, "pickle": programs(), "safetensors": headers()}
+    shapes = {f"{name}.pkl": b"\x80\x02" + body + b"." for name, (body, _) in kinds().items()}
+    shapes |= {f"{name}.pkl": b"\x80\x02" + body + b"." for name, (body, _) in modules().items()}
+    folders = {
+        "zip": made,
+        "archive": made | checkpoints(),
+        "pickle": programs() | shapes,
+        "safetensors": headers(),
+    }
     for folder, files in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, data in files.items():

@@ -16,6 +16,7 @@ _HOMES = {
     "_api": ("items", "load", "open", "save"),
     "_checkpoint": ("Checkpoint",),
     "_core": ("LIMITS", "TensorInfo"),
+    "_dtypes": ("widen",),
     "_errors": (
         "ChecksumError", "ClosedError", "CorruptError", "LimitError", "MismatchError",
         "MissingTensorError", "NotACheckpointError", "SidecarError", "StaleSidecarError",
@@ -23,7 +24,9 @@ _HOMES = {
         "UnsupportedError",
     ),
     "_identify": ("identify",),
+    "_integrity": ("Repair", "Verification", "repair", "verify"),
     "_into": ("IncompatibleKeys", "load_state_dict"),
+    "_keys": ("TensorKey",),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("scan",),
     "_sidecar": ("load_trainable", "save_trainable"),
@@ -37,10 +40,11 @@ __all__ = [
     "LIMITS", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError", "Device", "Dtype",
     "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
     "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
-    "QuantizedTensor", "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict",
-    "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass", "TruncatedError",
-    "UnsafePickleError", "UnsupportedError", "identify", "items", "load", "load_state_dict",
-    "load_trainable", "open", "save", "save_trainable", "scan",
+    "QuantizedTensor", "Repair", "SidecarError", "Size", "SparseTensor", "StaleSidecarError",
+    "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass",
+    "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification", "identify",
+    "items", "load", "load_state_dict", "load_trainable", "open", "repair", "save",
+    "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from pystatedict._api import items, load, open, save
     from pystatedict._checkpoint import Checkpoint
     from pystatedict._core import LIMITS, TensorInfo
+    from pystatedict._dtypes import widen
     from pystatedict._errors import (
         ChecksumError,
         ClosedError,
@@ -67,7 +72,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from pystatedict._identify import identify
+    from pystatedict._integrity import Repair, Verification, repair, verify
     from pystatedict._into import IncompatibleKeys, load_state_dict
+    from pystatedict._keys import TensorKey
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import scan
     from pystatedict._sidecar import load_trainable, save_trainable

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
 from pystatedict._files import replacing, writer_of
-from pystatedict._opening import open_archive
-from pystatedict._roots import find_root
+from pystatedict._opening import open_archive, open_at
+from pystatedict._roots import find_in, find_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
             also be an index (``*.index.json``) or a folder whose files are one checkpoint:
             shards, a distributed checkpoint, DeepSpeed's.
         root: None for all tensors of the file, "auto" for the one state_dict inside, or a
-            dotted path such as "model.ema".
+            dotted path such as "model.ema"; as load() takes it.
         limits: bounds on what a file may ask for, by name; see ``pystatedict.LIMITS``.
 
     Returns:
@@ -66,8 +67,9 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     fc_final.weight (1, 128) float32
     fc_final.bias (1,) float32
     """
-    archive = open_archive(f, limits=limits)
+    archive, root = open_at(f, root, limits=limits)
     with _Naming(archive.path):
+        _warn_of_method(archive)
         ref, path = find_root(archive, root)
     return Checkpoint(archive, ref, path)
 
@@ -118,7 +120,9 @@ def load(
         mmap: False reads the file into memory of its own instead of mapping it.
         copy: give each storage memory of its own, and let go of the file.
         root: None for the whole object, "auto" for the one state_dict inside, or a dotted
-            path such as "model.ema".
+            path such as "model.ema".  Of a package of torch.package it begins with a pickle's
+            name, of an archive of torch.export with a program's, where there are several;
+            "constants" is what a script or a program holds besides its state_dict.
         verify: check every record's CRC-32 before anything else; torch does not.
         trainable: flags by name, or the path of a sidecar; None looks for
             ``<file>.trainable.json``; False does not look.
@@ -144,12 +148,14 @@ def load(
     """
     from pystatedict import _values
 
-    meta = _check_load_options(map_location, weights_only, unknown, dangerous)
-    archive = open_archive(f, mmap=mmap is not False, limits=limits)
+    with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
+        meta = _check_load_options(map_location, weights_only, unknown, dangerous)
+    archive, root = open_at(f, root, mmap=mmap is not False, limits=limits)
     with _Naming(archive.path):
         if verify:
             verify_archive(archive)
         _check_globals(archive, unknown, dangerous)
+        _warn_of_method(archive)
         ref, path = find_root(archive, root)
         obj = archive.load(ref, _values, copy=copy, meta=meta)
         complete = getattr(archive.extra, "complete", None)
@@ -157,9 +163,17 @@ def load(
             complete(archive, obj)  # with what is no tensor, and stands beside them
         if trainable is not False:
             _apply_flags(archive, obj, path, trainable)
+    if archive.end and hasattr(f, "read"):
+        _go_behind(f, archive.end)
     if copy:
         archive.close()
     return obj
+
+
+def _go_behind(f: Any, size: int) -> None:
+    """Legacy streams may stand one after another in a file, and are loaded one by one."""
+    with suppress(AttributeError, OSError, ValueError):
+        f.seek(size, os.SEEK_CUR)
 
 
 def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dangerous: str) -> bool:
@@ -185,7 +199,19 @@ def _check_load_options(map_location: Any, weights_only: Any, unknown: str, dang
     return place == "meta"
 
 
+# What torch.fx modules are saved as; torch runs their source text to make them anew.
+_GRAPHS = (
+    "torch.fx.graph_module.reduce_graph_module",
+    "torch.fx.graph_module.reduce_package_graph_module",
+    "torch.fx.graph_module.reduce_deploy_graph_module",
+)
+
+
 def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
+    if archive.kind in ("torchscript", "package") and dangerous == "error":
+        from pystatedict._scriptcheck import check_script
+
+        check_script(archive)
     if unknown == "opaque" and dangerous == "opaque":
         return
     named = archive.globals(unknown_only=True)
@@ -204,6 +230,13 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
             worst = "dangerous" if said == "dangerous" else worst
     if not refused:
         return
+    if worst == "dangerous" and all(name in _GRAPHS for name in refused):
+        raise UnsafePickleError(
+            "the file holds a graph module of torch.fx, whose source text torch would run",
+            code="dangerous-global",
+            globals=refused,
+            hint='load(f, root="auto", dangerous="opaque") reads its tensors and runs nothing',
+        )
     if worst == "dangerous":
         raise UnsafePickleError(
             "the pickle asks for code while loading; this is no mere data, and nothing was run",
@@ -218,30 +251,36 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
     )
 
 
+def _warn_of_method(archive: Archive) -> None:
+    """The tutorial's classic mistake, found in a file."""
+    for name in archive.methods()[:1]:
+        from pystatedict._errors import warn
+        from pystatedict._printable import printable
+
+        where = "the file" if archive.path is None else repr(archive.path)
+        method = printable(name)
+        warn(
+            f"{where} holds the bound method {method!r} of a model, and the whole model with it:"
+            f" it was saved as torch.save(model.{method}, f), without the parentheses."
+            " root='auto' gives its state_dict.\n  hint: save torch.save(model.state_dict(), f),"
+            " or pystatedict.save(pystatedict.load(f, root='auto'), f)"
+        )
+
+
 def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: Any) -> None:
-    """Give the state_dict in `obj` the flags of the argument or of the sidecar."""
+    """Give the StateDicts in `obj` the flags of the sidecar, and then the argument's."""
     from pystatedict._statedict import StateDict
 
-    if isinstance(trainable, Mapping):
-        if not isinstance(obj, StateDict):
-            raise TypeError("trainable flags need a state_dict; say which by root=")
-        for name, flag in trainable.items():
-            obj.trainable[name] = flag
-        return
-    sidecar = _sidecar_path(archive.path, trainable)
-    if sidecar is None:
-        return
-    from pystatedict._sidecar import find_flags
+    given = trainable if isinstance(trainable, Mapping) else None
+    if given is not None and not isinstance(obj, StateDict):
+        raise TypeError("trainable flags need a state_dict; say which by root=")
+    sidecar = _sidecar_path(archive.path, None if given is not None else trainable)
+    if sidecar is not None:
+        from pystatedict._flags import apply_sidecar
 
-    ref, where = _flagged_root(archive, path)
-    flags = find_flags(archive, archive.tensors(ref), sidecar)
-    target = obj
-    for key in where[len(path) :]:
-        target = target.get(key) if isinstance(target, dict) else None
-    if flags and isinstance(target, StateDict):
-        for name, flag in flags.items():
-            if name in target:
-                target.trainable[name] = flag
+        apply_sidecar(archive, obj, path, sidecar)
+    for name, flag in (given or {}).items():
+        obj.trainable[name] = flag
 
 
 def _sidecar_path(path: str | None, trainable: Any) -> str | None:
@@ -253,23 +292,13 @@ def _sidecar_path(path: str | None, trainable: Any) -> str | None:
     return sidecar if os.path.exists(sidecar) else None
 
 
-def _flagged_root(archive: Archive, path: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """The state_dict that a sidecar speaks of: the one asked for, or the one inside."""
-    if path:
-        return find_root(archive, ".".join(path))
-    try:
-        return find_root(archive, "auto")
-    except StateDictError:
-        return archive.root, ()
-
-
 def items(
     f: Any, *, trainable: bool = False, pattern: Pattern | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """Iterate over the state_dict in a file or mapping: (name, array), or with its flag.
 
     Args:
-        f: what load() takes, or a mapping of names to arrays.
+        f: what load() takes, or a mapping: of names to arrays, or with such a one inside.
         trainable: also give True, False, or None (nobody has said).
         pattern: only names that match: a glob, several globs, or a function of the name.
 
@@ -280,8 +309,10 @@ def items(
     fc_final.bias (1,) True
     """
     wanted = _patterns(pattern)
-    mapping: Mapping[Any, Any] = f if isinstance(f, Mapping) else load(f, root="auto")
-    flags: Mapping[Any, Any] = getattr(mapping, "trainable", None) or {}
+    mapping: Mapping[Any, Any] = load(f, root="auto") if not isinstance(f, Mapping) else f
+    if mapping is f and not isinstance(f, Checkpoint):
+        mapping = find_in(mapping)
+    flags: Mapping[Any, Any] = (getattr(mapping, "trainable", None) or {}) if trainable else {}
     for name, value in mapping.items():
         if not hasattr(value, "__array__") or not wanted(str(name)):
             continue
@@ -319,15 +350,17 @@ def save(
             goes into the sidecar.  The other formats have no place for flags, so all that are
             known go into the sidecar.
         protocol: 2.
-        format: "zip", torch's own; "safetensors" or "npz" for a mapping of names to arrays and
-            nothing else.  None goes by the suffix of the path: ``.safetensors``, ``.npz``, else
-            "zip".
+        format: "zip", torch's own; "legacy", the stream that torch before 1.6 reads, as do all
+            since, which holds no dtype that torch cannot read from it, such as uint16 or
+            float8; "safetensors" or "npz" for a mapping of names to arrays and nothing else.
+            None goes by the suffix of the path: ``.safetensors``, ``.npz``, else "zip".
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
+        UnsupportedError: a legacy file cannot hold a tensor; `key` is its name.
         OSError: the target could not be written; the old file is as it was.
 
     >>> import numpy as np
@@ -344,42 +377,60 @@ def save(
     if trainable not in (None, False, "sidecar", "parameters"):
         raise ValueError('trainable is None, "sidecar", "parameters" or False')
     format = _format_of(f, format)
-    pickled = format == "zip"
-    if not pickled and (trainable == "parameters" or opaque or not checksum):
+    torchs = format in ("zip", "legacy")
+    if not torchs and (trainable == "parameters" or opaque or not checksum):
         raise ValueError(
             "trainable='parameters', opaque=True and checksum=False speak of torch's own format;"
             f" format={format!r} has no place for them"
         )
     if isinstance(obj, Checkpoint):
         obj = _as_state_dict(obj)
-    write = _WRITERS[format](obj, _Options(trainable, checksum, opaque))
+    write = _WRITERS[format](obj, _Options(format, trainable, checksum, opaque))
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
             raise ValueError('trainable="sidecar" needs a path, for the sidecar to stand beside')
         write(writer_of(f))
         return
     path = os.fsdecode(os.fspath(f))
+    document = None
     with replacing(path, overwrite) as file:
         write(file.write)
-    _write_sidecar(obj, path, trainable, inside=pickled)
+        if file.name != path:  # else a pipe or a device, beside which no sidecar stands
+            document = _sidecar_document(obj, path, file.name, trainable, inside=torchs)
+    if document is not None:
+        from pystatedict._sidecar import beside, write_document
+
+        if document["trainable"]:
+            write_document(path, document)
+        else:
+            os.unlink(beside(path))
 
 
 class _Options:
     """What the writers of the formats need to know."""
 
-    def __init__(self, trainable: Any, checksum: bool, opaque: bool) -> None:
+    def __init__(self, format: str, trainable: Any, checksum: bool, opaque: bool) -> None:
+        self.format = format
         self.trainable = trainable
         self.checksum = checksum
         self.opaque = opaque
 
 
-def _zip_writer(obj: Any, options: _Options) -> Callable[[Any], object]:
+def _torch_writer(obj: Any, options: _Options) -> Callable[[Any], object]:
+    from pystatedict._flags import flags_to_write
     from pystatedict._reduce import Reducer
 
-    flags = _parameter_flags(obj, options.trainable)
-    reducer = Reducer(options.opaque)
+    flags = flags_to_write(obj, options.trainable)
+    keep, legacy = options.trainable is not False, options.format == "legacy"
+    reducer = Reducer(options.opaque, flags, keep, legacy)
     return lambda write: _core.write(
-        obj, write, reducer, checksum=options.checksum, parameters=flags
+        obj,
+        write,
+        reducer,
+        checksum=options.checksum,
+        parameters=flags,
+        flags=keep,
+        legacy=legacy,
     )
 
 
@@ -397,7 +448,8 @@ def _npz_writer(obj: Any, _: _Options) -> Callable[[Any], object]:
 
 #: (object, options) -> what pours it into a write(); refuses before anything is written.
 _WRITERS: dict[str, Callable[[Any, _Options], Callable[[Any], object]]] = {
-    "zip": _zip_writer,
+    "zip": _torch_writer,
+    "legacy": _torch_writer,
     "safetensors": _safetensors_writer,
     "npz": _npz_writer,
 }
@@ -418,6 +470,30 @@ def _format_of(f: Any, format: str | None) -> str:
     return format
 
 
+def _sidecar_document(
+    obj: Any, path: str, temporary: str, trainable: Any, *, inside: bool
+) -> dict[str, Any] | None:
+    """What the sidecar of `path` is to say, checked before the file takes its place.
+
+    `inside`: the file itself holds what its pickle told.  Without flags the sidecar is to be
+    removed; None: it is to be left as it is.
+    """
+    from pystatedict._flags import sidecar_to_write
+    from pystatedict._sidecar import document_of
+
+    told = sidecar_to_write(obj, path, trainable, inside=inside)
+    if told is None or not told[1]:
+        return None if told is None else {"trainable": {}}
+    root, flags = told
+    size = os.stat(temporary).st_size
+    archive = open_archive(temporary)
+    try:
+        ref, _ = find_root(archive, root or None)
+        return document_of(archive, path, flags, names=archive.tensors(ref), root=root, size=size)
+    finally:
+        archive.close()
+
+
 def _check_save_arguments(obj: Any, f: Any) -> None:
     """The tutorial's classic mistakes, before anything is written."""
     where = isinstance(obj, (str, os.PathLike)) or hasattr(obj, "write")
@@ -431,14 +507,25 @@ def _check_save_arguments(obj: Any, f: Any) -> None:
     if not isinstance(f, (str, os.PathLike)) and not hasattr(f, "write"):
         raise TypeError(f"save(obj, f): f must be a path or have write(), got {type(f).__name__}")
     if callable(obj) and not isinstance(obj, type) and not isinstance(obj, Mapping):
-        name = getattr(obj, "__name__", type(obj).__name__)
-        owner = getattr(obj, "__self__", None)
-        what = f"the method {name} of a {type(owner).__name__}" if owner is not None else repr(obj)
-        raise TypeError(
-            f"save(obj, f): got {what}, not what it returns.\n  hint: call it:"
-            f" save(model.{name}(), f); saved without the parentheses, torch would pickle the"
-            " method and the whole model with it."
+        raise TypeError(f"save(obj, f): got {_callable(obj)}")
+
+
+def _callable(obj: Any) -> str:
+    """What was given in an object's place, and what was probably meant."""
+    owner = getattr(obj, "__self__", None)
+    name = getattr(obj, "__name__", None)
+    if owner is not None and not isinstance(owner, type(os)):
+        return (
+            f"the method {name} of a {type(owner).__name__}, not what it returns.\n"
+            f"  hint: call it: save(model.{name}(), f); saved without the parentheses, torch"
+            " would pickle the method and the whole model with it."
         )
+    if callable(getattr(obj, "state_dict", None)):
+        return (
+            f"a {type(obj).__name__}, which NumPy knows nothing of.\n"
+            "  hint: save what is in it: save(model.state_dict(), f), with tensors as arrays"
+        )
+    return f"{_short(obj)}, which is no data.\n  hint: give a mapping of names to arrays"
 
 
 def _short(obj: Any) -> str:
@@ -447,103 +534,16 @@ def _short(obj: Any) -> str:
 
 
 def _as_state_dict(checkpoint: Checkpoint) -> Any:
-    """A Checkpoint's tensors under their names, flags as the pickle told."""
+    """A Checkpoint's tensors under their names, and their flags."""
+    from pystatedict._marks import bits_of, flag_of
     from pystatedict._statedict import StateDict
 
-    result = StateDict((name, info.numpy()) for name, info in checkpoint.items())
-    result._pickled = {name: info.requires_grad for name, info in checkpoint.items()}
+    result = StateDict(
+        (name, info if info.is_meta else info.numpy()) for name, info in checkpoint.items()
+    )
+    bits = {name: bits_of(info) for name, info in checkpoint.items()}
+    result._told_bits = {name: some for name, some in bits.items() if some}
+    result._said.update(
+        {name: flag for name, flag in checkpoint.trainable.items() if flag != flag_of(bits[name])}
+    )
     return result
-
-
-# Bits of the core's tensor flags.
-_PARAMETER, _REQUIRES_GRAD = 1, 2
-
-
-def _state_dicts(obj: Any) -> Iterator[Any]:
-    """Every StateDict in a nest of dicts, lists and tuples, the outer before the inner."""
-    from pystatedict._statedict import StateDict
-
-    seen: set[int] = set()
-    todo = [obj]
-    while todo:
-        part = todo.pop()
-        if id(part) in seen or not isinstance(part, (dict, list, tuple)):
-            continue
-        seen.add(id(part))
-        if isinstance(part, StateDict):
-            yield part
-        # Copied at one stroke: another thread may change it meanwhile.
-        below = list(part.values() if isinstance(part, dict) else part)
-        todo.extend(v for v in below if isinstance(v, (dict, list, tuple)))
-
-
-def _parameter_flags(obj: Any, trainable: Any) -> dict[int, tuple[int, Any]] | None:
-    """{id of an array: (flag bits, Python attributes)} of every StateDict in `obj`."""
-    flags: dict[int, tuple[int, Any]] = {}
-    for sd in _state_dicts(obj):
-        _flags_of(sd, trainable, flags)
-    return flags or None
-
-
-def _flags_of(sd: Any, trainable: Any, flags: dict[int, tuple[int, Any]]) -> None:
-    """With "parameters" all flags; else what the pickle had told, so Parameters stay such."""
-    inside = trainable == "parameters"
-    told = {} if trainable is False else sd._pickle_flags()
-    names = list(sd) if inside else [*told, *sd.tensor_attributes]
-    infos = sd._infos() if names else {}
-    for name in dict.fromkeys(names):
-        value = sd.get(name)
-        attributes = sd.tensor_attributes.get(name)
-        info = infos.get(name)
-        said = sd.trainable[name] if name in sd and (inside or name in told) else None
-        if said is None:
-            if attributes:
-                flags[id(value)] = (0, attributes)
-            continue
-        if said and getattr(getattr(value, "dtype", None), "kind", "f") in "iub":
-            raise ValueError(
-                f"{name!r} holds integers, and torch refuses a file in which they require grad;"
-                " set its flag to False or None"
-            )
-        plain = not inside and info is not None and info.kind != "parameter"
-        bits = (0 if plain else _PARAMETER) | (_REQUIRES_GRAD if said else 0)
-        flags[id(value)] = (bits, attributes)
-
-
-def _write_sidecar(obj: Any, path: str, trainable: Any, *, inside: bool) -> None:
-    """Let the sidecar of `path` say what the StateDict in `obj` says, and no more.
-
-    Flags of the file that stood there before may still be bound to the new one, when its
-    tensors are the same; they must not win over what was said since.  `inside`: the file
-    itself holds what its pickle told.
-    """
-    from pystatedict._sidecar import SUFFIX, save_trainable
-
-    there = os.path.exists(path + SUFFIX)
-    if not there and not any(sd._said or sd._pickle_flags() for sd in _state_dicts(obj)):
-        return
-    sd = _spoken_of(obj, path)
-    if sd is None:
-        return
-    if trainable in (False, "parameters"):
-        if there:
-            os.unlink(path + SUFFIX)
-        return
-    told = sd._pickle_flags() if inside else {}
-    flags = {k: v for k, v in sd.trainable.items() if v is not None}
-    if trainable is None and not there:
-        flags = {k: v for k, v in flags.items() if told.get(k) != v}
-    if flags:
-        save_trainable(path, flags)
-
-
-def _spoken_of(obj: Any, path: str) -> Any:
-    """The StateDict in `obj` whose names a sidecar of the file `path` uses."""
-    from pystatedict._statedict import StateDict
-
-    archive = open_archive(path)
-    _, where = _flagged_root(archive, ())
-    archive.close()
-    for key in where:
-        obj = obj.get(key) if isinstance(obj, dict) else None
-    return obj if isinstance(obj, StateDict) else None

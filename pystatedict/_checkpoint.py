@@ -78,6 +78,20 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
         return self._tensors().items()
 
     @property
+    def trainable(self) -> dict[str, bool | None]:
+        """The trainable flag of each tensor: of the sidecar, else of the pickle, else None.
+
+        A sidecar that is damaged, or was written for another version, is a warning.
+        """
+        from pystatedict._errors import warn
+        from pystatedict._flags import listed
+
+        flags, _, trouble = listed(self.archive, self, self.root, self.path)
+        if trouble is not None:
+            warn(trouble)
+        return flags
+
+    @property
     def kind(self) -> str:
         """What the archive is: "checkpoint" for what torch.save writes."""
         return self.archive.kind
@@ -142,39 +156,56 @@ def verify_archive(archive: Archive) -> tuple[int, int]:
 # ------------------------------------------------------------------ handles as values
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size and time of last change, of a folder those of all files in it."""
-    if os.path.isdir(path):
-        with os.scandir(path) as entries:
-            stats = [entry.stat() for entry in entries]
-        return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
-
-
 def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:
-    """How a TensorInfo pickles: path, number, name, and what the file looked like."""
-    if info.path is None:
+    """How a TensorInfo pickles: where its file stood, what it looked like, which tensor."""
+    archive = info._archive
+    if info.path is None or archive.stamp is None:
         raise TypeError("only a TensorInfo of a file with a path can be pickled")
-    path = os.path.abspath(info.path)
-    return _reopen, (path, info._index, info.name, _stamp(path))
+    told = (info.name, info.dtype, info.shape, archive.kind, archive.tensor_count)
+    return _reopen, (os.path.abspath(info.path), archive.stamp, info._index, told, archive.place)
 
 
-_LAST: list[tuple[tuple[str, tuple[int, int]], Archive]] = []
+_LAST: list[tuple[tuple[str, tuple[int, ...], str | None], Archive]] = []
 
 
-def _reopen(path: str, index: int, name: str, stamp: tuple[int, int]) -> TensorInfo:
-    from pystatedict._opening import open_archive
+def _reopen(
+    path: str,
+    stamp: tuple[int, ...],
+    index: int,
+    told: tuple[Any, ...],
+    root: str | None = None,
+) -> TensorInfo:
+    from pystatedict._files import stamp_of
+    from pystatedict._opening import open_at
 
-    if _stamp(path) != stamp:
-        raise CorruptError(
-            "the file has changed since this TensorInfo was made",
-            path=path,
-            code="file-changed",
-            hint="open the file again and take new TensorInfos from it",
-        )
-    key = (path, stamp)
+    if stamp_of(path, stamp[-1]) != stamp:
+        raise _changed(path)
+    key = (path, stamp, root)
     # A worker is sent many tensors of one file: the last archive is kept open.
     if not _LAST or _LAST[0][0] != key:
-        _LAST[:] = [(key, open_archive(path))]
-    return _LAST[0][1].info(index, name)
+        if os.path.isdir(path):
+            archive, _ = open_at(path, root)
+        else:
+            with open(path, "rb") as file:
+                file.seek(stamp[-1])
+                archive, _ = open_at(file, root)
+        if archive.stamp != stamp:
+            raise _changed(path)
+        _LAST[:] = [(key, archive)]
+    archive = _LAST[0][1]
+    name, dtype, shape, kind, count = told
+    if (archive.kind, archive.tensor_count) != (kind, count):
+        raise _changed(path)
+    info = archive.info(index, name)
+    if (info.dtype, info.shape) != (dtype, shape):
+        raise _changed(path)
+    return info
+
+
+def _changed(path: str) -> CorruptError:
+    return CorruptError(
+        "the file has changed since this TensorInfo was made",
+        path=path,
+        code="file-changed",
+        hint="open the file again and take new TensorInfos from it",
+    )

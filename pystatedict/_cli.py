@@ -11,8 +11,10 @@ flags are true, false or null.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 
 from ._errors import SidecarError, StateDictError
 from ._printable import printable
@@ -58,6 +60,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
+        if sys.stdout is None:  # closed by whoever started it
+            return _complain("standard output is closed")
         arguments = _arguments(argv)
         run: Callable[[Namespace], int] = arguments.run
         code = run(arguments)
@@ -80,12 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _flush() -> None:
     """Make sure that the interpreter's own last flush does not fail, and complain, again."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)
 
 
 def _complain(text: str) -> int:
@@ -94,7 +100,10 @@ def _complain(text: str) -> int:
 
 
 def _note(text: str) -> None:
-    print(f"pystatedict: {text}", file=sys.stderr)
+    if sys.stderr is None:
+        return  # print() would take stdout for it
+    with suppress(OSError):  # the exit code says it, too
+        print(f"pystatedict: {text}", file=sys.stderr)
 
 
 def _arguments(argv: Sequence[str] | None) -> Namespace:
@@ -188,7 +197,11 @@ def _print_json(command: str, arguments: Namespace, members: Mapping[str, object
 
 def _source(arguments: Namespace) -> str | BinaryIO:
     """What `open` and `scan` take: the path, or standard input, which they map or read."""
-    return sys.stdin.buffer if arguments.file == "-" else arguments.file
+    if arguments.file != "-":
+        return str(arguments.file)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer
 
 
 def _path(arguments: Namespace) -> str | None:

@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 class Source:
     """A buffer held open: the base of every array.  Never lets go while it lives."""
 
-    def __new__(cls, buffer: Buffer, /) -> Source: ...
+    def __new__(cls, buffer: Buffer, /, *, stamp: tuple[int, ...] | None = None) -> Source: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def size(self) -> int: ...
@@ -63,6 +63,10 @@ class TensorInfo:
     def _archive(self) -> Archive: ...
     @property
     def _index(self) -> int: ...
+    @property
+    def _is_lost(self) -> bool: ...
+    @property
+    def _storage_index(self) -> int | None: ...
     def numpy(self) -> npt.NDArray[Any]: ...
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
@@ -79,14 +83,20 @@ class Archive:
         "safetensors", "records" (any other zip archive), or what describe() says.
         """
     @property
+    def stamp(self) -> tuple[int, ...] | None: ...  # what the file looked like
+    @property
     def extra(self) -> Any:
         """What describe() was given with the tensors; a safetensors file's __metadata__."""
+    @property
+    def place(self) -> str | None: ...  # what note_place() was told
     @property
     def byteorder(self) -> str: ...  # "little" or "big"
     @property
     def has_byteorder(self) -> bool: ...
     @property
     def prefix(self) -> str: ...  # top folder with its slash
+    @property
+    def record(self) -> str: ...  # what open_archive() was asked for
     @property
     def end(self) -> int: ...  # of a legacy stream, in bytes; 0 of other kinds
     @property
@@ -111,38 +121,58 @@ class Archive:
     def verify(self, index: int, /) -> bool:
         """Check one record; False when it states no CRC.  Raises ChecksumError."""
     def crc32(self, index: int, /) -> int: ...
-    def storage_crc32(self, index: int, /) -> int:
-        """The CRC-32 of the storage of a tensor, by number: what the archive states, else
-        computed; 0 of a storage without bytes.
-        """
+    def storage_crc32(self, storage: int, /) -> int:
+        """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
+    def storage_records(self) -> list[str | None]:
+        """The record of each storage, by number; None of one that stands elsewhere."""
+    def lose(self, storages: list[int], /) -> None:
+        """Take storages for lost, by number, before the archive is given to anyone."""
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         """Distinct (module, name, first position in the file, called) of the pickle."""
     def children(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
         """(key, ref, kind) of a dict, list, tuple or unknown object; None of a leaf.
 
-        kind is "tensor", "dict", "list", "tuple", "module", "object" or "value".
+        kind is "tensor", "dict", "list", "tuple", "module", "method" (bound to a module),
+        "object" or "value".
         """
+    def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
+        """(module, name, ref of the arguments, ref of the state or 0) of an object that a
+        call of a global makes; None of anything else.
+        """
+    def kind_of(self, ref: int = 0, /) -> str:
+        """The kind of a value, as children() tells it."""
+    def has_direct(self, ref: int = 0, /) -> bool:
+        """Whether a tensor is among a dict's own values."""
     def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
         """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
+    def untold(self, ref: int = 0, /) -> list[tuple[str, str, bool]]:
+        """(path, what, is it a hook?) of what a whole module's state_dict may lack."""
+    def methods(self) -> list[str]:
+        """The names of the bound methods of whole modules in the file."""
     def note_module(self, ref: int, entries: list[tuple[str, int, bool]], /) -> None:
         """Say what the state_dict of `ref` is, before the archive is given to anyone."""
+    def note_place(self, place: str, /) -> None:
+        """Say what of ``root=`` led to this archive, in a file that holds several."""
     def describe(
         self,
         kind: str,
-        storages: list[tuple[str, int, int, bool, bool] | tuple[str, int, int, bool, bool, int]],
-        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]],
+        storages: Sequence[tuple[str, int, int, bool, bool]]
+        | Sequence[tuple[str, int, int, bool, bool, int]]
+        | Sequence[tuple[str, int, int, bool, bool, int, str]],
+        tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]]
+        | list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]],
         extra: object = None,
         /,
     ) -> None:
         """Say what tensors are in the bytes, before the archive is given to anyone.
 
         storages: (key, place in the file or number of the record, bytes, whether it is a
-        record, whether its bytes are big-endian), and of a record, if need be, how many of its
-        bytes come before; tensors: (name, torch's dtype, shape,
-        strides or None, number of the storage, offset), in elements.  The root becomes an
-        OrderedDict of them.
+        record, whether its bytes are big-endian[, how many bytes of the record come before[,
+        device]]); tensors: (name, torch's dtype, shape, strides or None, number of the
+        storage, offset[, flags]), in elements; flags are 1 for a parameter, 2 for one that
+        requires grad, 32 for a buffer.  The root becomes an OrderedDict of them.
         """
     def info(self, index: int, name: str, /) -> TensorInfo:
         """The TensorInfo of a tensor, by number."""
@@ -166,6 +196,7 @@ def open_archive(
     *,
     mode: Literal["checkpoint", "pickle", "records", "exact", "bytes"] = "checkpoint",
     record: str = "",
+    salvage: bool = False,
 ) -> Archive: ...
 def scan_pickle(
     program: Buffer, limits: dict[str, int] | None = None, /
@@ -181,8 +212,10 @@ def write(
     *,
     checksum: bool = True,
     parameters: object = None,
+    flags: bool = True,
+    legacy: bool = False,
 ) -> int:
-    """Write the object; returns the bytes written."""
+    """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
 
 def crc32(data: Buffer, seed: int = 0, /) -> int: ...
 def crc32_kernels() -> list[tuple[str, bool]]: ...

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pystatedict._core import Source, TensorInfo
-    from pystatedict._fileset import Limits, Member
-    from pystatedict._opened import Archive
+    from pystatedict._core import Archive, Source, TensorInfo
+    from pystatedict._fileset import How, Limits, Member
 
     Numbers = tuple[int, ...]
     Box = tuple[Numbers, Numbers]  # offsets, sizes
@@ -409,6 +408,19 @@ class _Node:
         self.children: dict[Any, int] = {}
 
 
+class _Opener:
+    """Opens the archive that a piece is in."""
+
+    __slots__ = ("owner", "piece")
+
+    def __init__(self, owner: Distributed, piece: _Piece) -> None:
+        self.owner = owner
+        self.piece = piece
+
+    def __call__(self) -> Archive:
+        return self.owner._open(self.piece)[0]
+
+
 class Distributed(FileSet):
     """A distributed checkpoint as one flat state_dict of full tensors.
 
@@ -419,12 +431,12 @@ class Distributed(FileSet):
 
     kind = "dcp"
 
-    def __init__(self, path: str, contents: _Contents, mmap: bool, limits: Limits) -> None:
+    def __init__(self, path: str, contents: _Contents, how: How) -> None:
         super().__init__(path)
         self._entries = contents.entries
         self._globals = contents.globals
-        self._mmap = mmap
-        self._limits = limits
+        self._how = how
+        self._lost: set[str] = set()
         self._sources: dict[str, Source] = {}
         self._named: dict[tuple[str, int], _Safetensors] = {}
         self._nodes = _nest(contents)
@@ -444,7 +456,7 @@ class Distributed(FileSet):
                 place = (piece.file, piece.offset)
                 if piece.name is None or place not in named:
                     named.add(place)
-                    found.append((piece.file, lambda p=piece: self._open(p)[0]))  # type: ignore[misc]
+                    found.append((piece.file, _Opener(self, piece)))
         return found
 
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
@@ -501,17 +513,31 @@ class Distributed(FileSet):
         info: Any = ChunkedInfo(self, full, name, entry)  # with the attributes of TensorInfo
         return info  # type: ignore[no-any-return]
 
-    def storage_crc32(self, index: int, /) -> int:
-        entry = self._entries[self._names[index]]
+    def storage_crc32(self, number: int, /) -> int:
+        """Of the checksums of a tensor's pieces: each tensor is a storage of its own."""
+        entry = self._entries[self._names[number]]
         assert isinstance(entry, _Tensor)
         texts = []
         for (offsets, _), piece in entry.boxes.items():
             assert piece is not None
             archive, ref = self._open(piece)
             info = archive.tensors(ref).get("")
-            if info is not None:
-                texts.append(f"{offsets}{info._archive.storage_crc32(info._index):08x}")
+            if info is not None and info._storage_index is not None:
+                crc = info._archive.storage_crc32(info._storage_index)
+                texts.append(f"{offsets}{crc:08x}")
         return _core.crc32("".join(texts).encode())
+
+    def lose(self, member: Member) -> None:
+        opener = member[1]
+        assert isinstance(opener, _Opener)
+        place = (opener.piece.file, opener.piece.offset)
+        for name, entry in self._entries.items():
+            pieces = [entry] if isinstance(entry, _Piece) else entry.boxes.values()
+            if any(piece is not None and (piece.file, piece.offset) == place for piece in pieces):
+                self._lost.add(name)
+
+    def lost(self) -> list[str]:
+        return [name for name in self._entries if name in self._lost]
 
     # ---------------------------------------------------------------- loading
 
@@ -524,7 +550,8 @@ class Distributed(FileSet):
 
         whole = StateDict._born(self, True, ref or self.root)
         for name, full in self._below(ref or self.root):
-            whole[name] = self._value(full, name, values, copy, meta)
+            if full not in self._lost:
+                whole[name] = self._value(full, name, values, copy, meta)
         return whole
 
     def _value(self, full: str, name: str, values: object, copy: bool, meta: bool) -> Any:
@@ -632,7 +659,7 @@ class Distributed(FileSet):
     def _source(self, file: str) -> Source:
         if file not in self._sources:
             path = os.path.join(self.path or "", file)
-            self._sources[file] = open_source(path, self._mmap)[0]
+            self._sources[file] = open_source(path, self._how.mmap)[0]
         return self._sources[file]
 
     def _slice(self, file: str, path: str, start: int, length: int | None) -> Archive:
@@ -640,7 +667,7 @@ class Distributed(FileSet):
 
         view = memoryview(self._source(file))
         part = view[start:] if length is None else view[start : start + length]
-        return archive_of(_core.Source(part), path, self._limits)
+        return archive_of(_core.Source(part), path, self._how.limits)
 
     def close(self) -> None:
         super().close()
@@ -689,6 +716,7 @@ class ChunkedInfo:
     device = "cpu"
     kind = None
     is_meta = False
+    _is_lost = False
     layout = "strided"
     storage_offset = 0
     type = None
@@ -753,6 +781,8 @@ class ChunkedInfo:
     def _index(self) -> int:
         return self._archive.numbers[self._full]
 
+    _storage_index = _index
+
     def numpy(self) -> npt.NDArray[Any]:
         """The full tensor as an array: mapped where it is one piece."""
         from pystatedict import _values
@@ -780,19 +810,19 @@ class ChunkedInfo:
 # ------------------------------------------------------------------ opening
 
 
-def open_distributed(folder: str, metadata: list[str], mmap: bool, limits: Limits) -> Distributed:
+def open_distributed(folder: str, metadata: list[str], how: How) -> Distributed:
     """The checkpoint whose ``.metadata`` file, or files of the ranks, are these."""
     require_files((os.path.join(folder, name) for name in metadata), "the folder")
     merged = _Contents()
     for name in metadata:
-        _merge(merged, _read_metadata(os.path.join(folder, name), limits))
+        _merge(merged, _read_metadata(os.path.join(folder, name), how.limits))
     try:
         _check_contents(merged)
         _check_files(folder, merged)
     except StateDictError as error:
         error.path = error.path or os.path.join(folder, metadata[0])
         raise
-    return Distributed(folder, merged, mmap, limits)
+    return Distributed(folder, merged, how)
 
 
 def _merge(whole: _Contents, part: _Contents) -> None:
@@ -812,14 +842,12 @@ def _merge(whole: _Contents, part: _Contents) -> None:
     whole.globals += part.globals
 
 
-def open_sharded_safetensors(
-    folder: str, names: list[str], mmap: bool, limits: Limits
-) -> Distributed:
+def open_sharded_safetensors(folder: str, names: list[str], how: How) -> Distributed:
     """Files of Hugging Face's form that were not put together: each tells of its boxes."""
     contents = _Contents()
     sizes: dict[str, list[int]] = {}
     for file in names:
-        archive = open_member(os.path.join(folder, file), mmap, limits)
+        archive = open_member(os.path.join(folder, file), how)
         try:
             _read_boxes(file, archive, contents, sizes)
         except StateDictError as error:
@@ -834,7 +862,7 @@ def open_sharded_safetensors(
     except StateDictError as error:
         error.path = folder
         raise
-    return Distributed(folder, contents, mmap, limits)
+    return Distributed(folder, contents, how)
 
 
 def _read_boxes(

@@ -25,9 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pystatedict._core import TensorInfo
-    from pystatedict._fileset import Limits, Member
-    from pystatedict._opened import Archive
+    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._fileset import How, Member
 
 _STATES = re.compile(r".*[_-](model|optim)_states\.pt", re.ASCII)
 _WHOLE = "mp_rank_00_model_states.pt"
@@ -52,20 +51,20 @@ def tagged_folder(folder: str) -> str | None:
     return found if os.path.isdir(found) else None
 
 
-def open_deepspeed(folder: str, names: list[str], mmap: bool, limits: Limits) -> Archive:
+def open_deepspeed(folder: str, names: list[str], how: How) -> FileSet:
     """The weights where they are whole; else a listing of all files."""
     files = sorted(name for name in names if _STATES.fullmatch(name))
     models = [name for name in files if name.endswith("model_states.pt")]
     if models == [_WHOLE]:
         require_files([os.path.join(folder, _WHOLE)], "the folder")
-        archive = open_member(os.path.join(folder, _WHOLE), mmap, limits)
+        archive = open_member(os.path.join(folder, _WHOLE), how)
         module = next(
             (ref for key, ref, kind in archive.children(archive.root) or () if key == "module"), 0
         )
         if module and archive.direct(module):
             return Module(folder, archive, module, files)
         archive.close()
-    return Scattered(folder, files, mmap, limits)
+    return Scattered(folder, files, how)
 
 
 class Module(FileSet):
@@ -104,12 +103,12 @@ class Scattered(FileSet):
 
     kind = "deepspeed"
 
-    def __init__(self, path: str, files: list[str], mmap: bool, limits: Limits) -> None:
+    def __init__(self, path: str, files: list[str], how: How) -> None:
         super().__init__(path)
         paths = [os.path.join(path, name) for name in files]
         require_files(paths, "the folder")
         self._archives = {
-            name: open_member(file, mmap, limits) for name, file in zip(files, paths, strict=True)
+            name: open_member(file, how) for name, file in zip(files, paths, strict=True)
         }
         self.extra = {"files": files}
 

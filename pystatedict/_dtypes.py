@@ -8,6 +8,7 @@ back as they were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._errors import UnsupportedError
@@ -52,7 +53,9 @@ _RAW = {
 _QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "quint2x4": "u1"}
 
 _TORCH_KEY = "torch_dtype"
-_PICKLED_KEY = "pickled_as"
+
+#: Notes in a dtype's metadata that this package makes, and that no file may make for it.
+OWN_METADATA = frozenset({_TORCH_KEY})
 
 _FROM_NUMPY = {spelling: name for name, spelling in _NUMPY.items()}
 
@@ -77,7 +80,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _RAW:
         return np.dtype(_RAW[name], metadata={_TORCH_KEY: name})
     if name == "complex32":
-        return np.dtype([("real", "f2"), ("imag", "f2")])
+        return _complex32()
     raise UnsupportedError(
         f"tensors of dtype {name} are not read by this version",
         code="dtype",
@@ -126,37 +129,42 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     """
     metadata = dtype.metadata
     if metadata:
-        if _PICKLED_KEY in metadata:
-            return None
-        if metadata.get(_TORCH_KEY) in _RAW:
-            return str(metadata[_TORCH_KEY])
+        noted = metadata.get(_TORCH_KEY)
+        if type(noted) is str and _RAW.get(noted) == _spelling(dtype):
+            return noted
     if dtype.names is not None:
-        same = dtype.names == ("real", "imag") and dtype.itemsize == 4
-        halves = all(dtype.fields[n][0] == "f2" for n in dtype.names) if dtype.fields else False
-        return "complex32" if same and halves else None
+        plain = dtype.type.__name__ == "void" and dtype == _complex32()
+        return "complex32" if plain else None
     if dtype.name in _ML_DTYPES:
         return dtype.name
     if dtype.kind in "iufcb" and dtype.hasobject is False:
-        return _FROM_NUMPY.get(dtype.newbyteorder("=").str.lstrip("<>|=").replace("b1", "?"))
+        return _FROM_NUMPY.get(_spelling(dtype))
     return None
 
 
-def pickled_as_ndarray(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array that stood in the pickle as a NumPy array, not as a tensor."""
+def _spelling(dtype: np.dtype[Any]) -> str:
+    """As in the tables: kind and size, whatever the byte order."""
+    return dtype.str.lstrip("<>|=").replace("b1", "?")
+
+
+def _complex32() -> np.dtype[Any]:
+    """Pairs of halves in native order, packed, and nothing between or behind them."""
     import numpy as np
 
-    if dtype.hasobject or torch_dtype(dtype) is None:
-        return dtype  # it cannot be taken for a tensor anyway
-    return np.dtype(dtype, metadata={_PICKLED_KEY: "ndarray"})
+    return np.dtype([("real", "f2"), ("imag", "f2")])
 
 
 def without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype without what this package noted in it."""
+    """The dtype without what was noted in it; of fields it is kept."""
     import numpy as np
 
-    if not dtype.metadata or dtype.names is not None:
-        return dtype
-    return np.dtype(dtype.type if dtype.type.__module__ == "ml_dtypes" else dtype.str)
+    return np.dtype(dtype.str) if dtype.metadata and dtype.names is None else dtype
+
+
+def foreign_metadata(dtype: np.dtype[Any]) -> dict[Any, Any] | None:
+    """What others noted in a dtype's metadata; None if nothing."""
+    noted: Mapping[str, Any] = dtype.metadata or {}
+    return {key: value for key, value in noted.items() if key not in OWN_METADATA} or None
 
 
 def resolve(array: npt.NDArray[Any], conj: bool, neg: bool) -> npt.NDArray[Any]:
@@ -204,3 +212,37 @@ def converted(array: npt.NDArray[Any], dtype: Any, copy: bool | None) -> npt.NDA
             raise ValueError(f"a copy is needed to get {np.dtype(dtype)} from {array.dtype}")
         return array.astype(dtype)
     return array.copy() if copy else array
+
+
+# The eight magnitudes of float4 e2m1, by their lower three bits.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in a dtype that NumPy computes with; exact.
+
+    complex32, which load() gives as pairs of float16, becomes complex64; bfloat16 and
+    float8 become float32; float4_e2m1fn_x2, two numbers a byte with the first in the lower
+    bits, becomes float32 with a last dimension twice as long.  Other arrays stay as they are.
+    Raises TypeError for bits8 and its kin, which are no numbers.
+
+    >>> import numpy as np
+    >>> pairs = np.array([(1, -2)], dtype=[("real", "f2"), ("imag", "f2")])
+    >>> widen(pairs)
+    array([1.-2.j], dtype=complex64)
+    """
+    import numpy as np
+
+    name = torch_dtype(array.dtype)
+    if name == "complex32":
+        whole = np.empty(array.shape, "c8")
+        whole.real, whole.imag = array["real"], array["imag"]
+        return whole
+    if name == "float4_e2m1fn_x2":
+        table = np.array([*_E2M1, *(-value for value in _E2M1)], "f4")
+        bytes_ = array.view(np.ndarray).astype("u1")
+        both = np.stack([table[bytes_ & 15], table[bytes_ >> 4]], axis=-1)
+        return both.reshape(*array.shape[:-1], -1)
+    if name is not None and name.startswith("bits"):
+        raise TypeError(f"{name} says nothing about what its bits mean")
+    return array.astype("f4") if name in _ML_DTYPES else array

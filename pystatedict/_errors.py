@@ -91,6 +91,8 @@ HINTS = {
     "pickle-opcode": "the pickle is newer than protocol 5, or damaged; torch writes protocol 2",
     "archive-kind": "`pystatedict stat {file}` tells what the archive is",
     "dtype": "cast the tensor to a dtype that torch has where it was made, and save again",
+    "legacy-dtype": 'format="zip" holds it; or change the dtype before (`array.astype(...)`)',
+    "legacy-layout": 'format="zip" holds it; or save the parts of the tensor',
     "tensor-layout": "make the tensor dense where it was made (`tensor.to_dense()`) and save again",
     "limit": "limits={...} raises the bound, for a file from a source that you trust",
     # of this package
@@ -109,7 +111,7 @@ HINTS = {
 NO_HINTS = frozenset({"ok", "no-memory", "input", "sink", "argument", "error", "sidecar"})
 
 # What an error record's subject is, by code.
-_SUBJECTS = {"zip-duplicate": "the other record", "storage": "storage"}
+_SUBJECTS = {"zip-duplicate": "the other record", "storage": "storage", "legacy-dtype": "tensor"}
 
 # The bound, as `limits=` calls it, that each of the core's sentences speaks of.
 LIMIT_NAMES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,14 +26,6 @@ _UNTRACKED: dict[str, Any] = (
 )
 
 
-def path_of(f: object) -> str | None:
-    """The path of a str, bytes path-like or named file; None of anything else."""
-    if isinstance(f, (str, os.PathLike)):
-        return os.fsdecode(os.fspath(f))
-    name = getattr(f, "name", None)
-    return name if isinstance(name, str) else None
-
-
 def open_source(f: Any, mmap: bool = True) -> tuple[Source, str | None]:
     """(bytes held open, path or None) of a path, file object or bytes-like object.
 
@@ -50,27 +43,64 @@ def open_source(f: Any, mmap: bool = True) -> tuple[Source, str | None]:
         return Source(f), None  # a map has read() too, and is better looked into
     except TypeError:
         if hasattr(f, "read"):
-            return _from_file(f, mmap), path_of(f)
+            return _from_file(f, mmap)
         raise TypeError(
             f"expected a path, a file or bytes, not {type(f).__name__}"
             + (" (save() takes the object first)" if isinstance(f, dict) else "")
         ) from None
 
 
-def _from_file(f: Any, mmap: bool) -> Source:
-    try:
-        fd, start = f.fileno(), f.tell()
-        regular = _is_regular(fd)
-    except (AttributeError, OSError, ValueError):
-        regular = False  # no real file behind it
-    if regular:
-        return _from_fd(fd, start, mmap)
+def stamp_of(fd_or_path: int | str, start: int = 0) -> tuple[int, ...]:
+    """What tells a file from what stands there later, and where in it the checkpoint begins.
+
+    Of a folder: size and time of last change are those of all files in it.
+    """
+    found = os.stat(fd_or_path)
+    if stat.S_ISDIR(found.st_mode):
+        with os.scandir(fd_or_path) as entries:
+            inside = [entry.stat() for entry in entries]
+        latest = max((file.st_mtime_ns for file in inside), default=0)
+        return found.st_dev, found.st_ino, sum(file.st_size for file in inside), latest, start
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, start
+
+
+def _from_file(f: Any, mmap: bool) -> tuple[Source, str | None]:
+    raw = _raw_of(f)
+    if raw is not None:
+        return _from_fd(raw.fileno(), f.tell(), mmap), _path_of(raw)
     data = f.read()
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(
             f"the file must be opened in binary mode; read() gave {type(data).__name__}"
         )
-    return Source(bytearray(data))
+    with suppress(AttributeError, OSError, ValueError):
+        f.seek(-len(data), os.SEEK_CUR)  # where it was, as a mapped file's is
+    return Source(bytearray(data)), None
+
+
+def _raw_of(f: Any) -> io.FileIO | None:
+    """The file of the system whose bytes `f` gives as they are.
+
+    What has a descriptor need not give its bytes: a file of gzip's reads others than those.
+    """
+    f = getattr(f, "file", f) if type(f).__module__ == "tempfile" else f
+    raw = f.raw if isinstance(f, (io.BufferedReader, io.BufferedRandom)) else f
+    if not isinstance(raw, io.FileIO):
+        return None
+    return raw if _is_regular(raw.fileno()) else None
+
+
+def _path_of(raw: io.FileIO) -> str | None:
+    """Where an open file stands, if it still does."""
+    name = raw.name
+    if not isinstance(name, (str, bytes)):
+        return None  # opened by number
+    path = os.fsdecode(name)
+    try:
+        same = os.path.samestat(os.stat(path), os.fstat(raw.fileno()))
+    except OSError:
+        return None
+    return path if same else None
 
 
 def _is_regular(fd: int) -> bool:
@@ -84,11 +114,12 @@ def _from_fd(fd: int, start: int, mmap: bool) -> Source:
     if not _is_regular(fd):
         with os.fdopen(os.dup(fd), "rb") as stream:  # a pipe or a device
             return Source(bytearray(stream.read()))
+    stamp = stamp_of(fd, start)
     if size <= start:
-        return Source(b"")
+        return Source(b"", stamp=stamp)
     if not mmap:
-        return Source(_read_all(fd, start, size - start))
-    return Source(_map(fd, start, size))
+        return Source(_read_all(fd, start, size - start), stamp=stamp)
+    return Source(_map(fd, start, size), stamp=stamp)
 
 
 def _map(fd: int, start: int, size: int) -> Any:
@@ -148,6 +179,7 @@ def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path!r} is there already, and overwrite is False")
+    _check_target(path)
     if _is_special(path):
         with open(path, "wb", buffering=0) as file:
             yield file
@@ -181,6 +213,18 @@ def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _check_target(path: str) -> None:
+    """What can be said of the path itself, before a name is made of it."""
+    import errno
+
+    folder, name = os.path.split(path)
+    if not name or os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if folder and not os.path.isdir(folder):
+        code = errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT
+        raise OSError(code, os.strerror(code), path)  # the right subclass by its code
 
 
 def _is_special(path: str) -> bool:

@@ -12,20 +12,30 @@ import stat
 from collections.abc import Callable, Iterable
 
 from pystatedict._errors import ClosedError, CorruptError, StateDictError, UnsafePickleError
-from pystatedict._files import open_source
+from pystatedict._files import open_source, stamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pystatedict._core import TensorInfo
-    from pystatedict._opened import Archive
+    from pystatedict._core import Archive, TensorInfo
 
     Limits = dict[str, int] | None
     Record = tuple[str, int, int, int, int, int]
     Member = tuple[str, Callable[[], Archive]]  # name of the file, and what opens it
 
 _LISTED = 5  # names that a message lists
+
+
+class How:
+    """How the files of a set are opened; see `_opening.open_archive`."""
+
+    __slots__ = ("limits", "mmap", "salvage")
+
+    def __init__(self, mmap: bool, limits: Limits, salvage: bool = False) -> None:
+        self.mmap = mmap
+        self.limits = limits
+        self.salvage = salvage
 
 
 class FileSet:
@@ -42,9 +52,13 @@ class FileSet:
     protocol = 0
     pickle_size = 0
     root = 1
+    end = 0
+    record = ""
+    place: str | None = None
 
     def __init__(self, path: str) -> None:
         self.path: str | None = path
+        self.stamp: tuple[int, ...] | None = stamp_of(path)
         self.extra: Any = None
         self.closed = False
         self._rows: list[tuple[Member, int, Record]] | None = None
@@ -65,9 +79,6 @@ class FileSet:
     def load(self, ref: int, values: object, *, copy: bool = False, meta: bool = False) -> Any:
         raise NotImplementedError
 
-    def storage_crc32(self, index: int, /) -> int:
-        raise IndexError("the tensors of a set are those of its files")
-
     def info(self, index: int, name: str, /) -> TensorInfo:
         raise IndexError("the tensors of a set are those of its files")
 
@@ -75,15 +86,35 @@ class FileSet:
 
     @property
     def storage_count(self) -> int:
-        return len({info.storage for info in self.tensors().values()})
+        infos = self.tensors().values()
+        return len({(id(info._archive), info.storage) for info in infos})
+
+    @property
+    def tensor_count(self) -> int:
+        return len(self.tensors())
 
     def direct(self, ref: int = 0, /) -> dict[object, TensorInfo]:
         found: dict[object, TensorInfo] = {}
         found.update(self.tensors(ref))
         return found
 
+    def kind_of(self, ref: int = 0, /) -> str:
+        return "dict"
+
+    def has_direct(self, ref: int = 0, /) -> bool:
+        return any(kind == "tensor" for _, _, kind in self.children(ref or self.root) or ())
+
     def state_dict(self, ref: int = 0, /) -> int | None:
         return 0
+
+    def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
+        return None
+
+    def untold(self, ref: int = 0, /) -> list[tuple[str, str, bool]]:
+        return []
+
+    def methods(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.closed = True
@@ -139,6 +170,13 @@ class FileSet:
             error.path = error.path or archive.path
             raise
 
+    def lose(self, member: Member) -> None:
+        """Take the tensors of a damaged member for lost, where its archive has not been told."""
+
+    def lost(self) -> list[str]:
+        """The names of the tensors that were taken for lost."""
+        return [name for name, info in self.tensors().items() if info._is_lost]
+
     def _record(self, index: int) -> tuple[Member, int]:
         member, number, _ = self._all_rows()[index]
         return member, number
@@ -191,12 +229,12 @@ def _is_plain(path: str) -> bool:
         return False
 
 
-def open_member(path: str, mmap: bool, limits: Limits) -> Archive:
+def open_member(path: str, how: How) -> Archive:
     """One file of a set; a set itself it may not be."""
     from pystatedict._opening import archive_of
 
-    source, _ = open_source(path, mmap)
-    return archive_of(source, path, limits)
+    source, _ = open_source(path, how.mmap)
+    return archive_of(source, path, how.limits, salvage=how.salvage)
 
 
 def tell_danger(error: StateDictError, archive: Archive | None) -> None:

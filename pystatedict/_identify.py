@@ -38,13 +38,10 @@ TAIL = 65536
 
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # torch's, with its STOP
 _TEXT_MAGIC = b"L119547037146038801333356L\n."
+_TAR_BLOCK = 512
 _TAR_MEMBERS = {"sys_info", "pickle", "storages", "tensors"}
 
 _AGAIN = "download or copy the file again, then compare its size or checksum with the source's"
-_TORCH_AGAIN = (
-    "where torch is installed, save it once more: "
-    "torch.save(torch.load({file}, weights_only=True), 'zip.pth')"
-)
 _SCAN_FIRST = "`pystatedict scan {file}` lists what it would run; "
 
 
@@ -80,7 +77,7 @@ class Identification:
 def identify(f: Anything) -> str:
     """Tell what a file is, from a few of its bytes, as a stable word.
 
-    ``"torch-zip"`` is what this package reads.  Other words: ``"torch-legacy"``,
+    ``"torch-zip"`` is what torch.save writes.  Other words: ``"torch-legacy"``,
     ``"torch-tar"``, ``"torchscript"``, ``"torch-package"``, ``"torch-export"``,
     ``"torch-shards"``, ``"torch-dcp"``, ``"deepspeed"`` (folders), ``"pickle"``,
     ``"safetensors"``, ``"npz"``, ``"git-lfs"``, ``"html"``, ``"zip-truncated"``, ``"empty"``,
@@ -129,15 +126,15 @@ def identify_buffer(buffer: Buffer) -> Identification:
 
 def not_a_checkpoint(found: Identification, path: str | None = None) -> StateDictError:
     """The error that says what the file is, and what to do about it."""
-    if found.kind == "torch-zip":
-        return CorruptError("a checkpoint that cannot be read", path=path)
+    if found.kind in _READ:
+        return CorruptError(f"{found.sentence}, which cannot be read", path=path)
     sentence = found.sentence
     kind: type[StateDictError] = NotACheckpointError
     if found.kind in _TRUNCATED:
         kind = TruncatedError
     elif found.kind in _UNSUPPORTED:
         kind = UnsupportedError
-        sentence += "; pystatedict reads the zip format of torch.save"
+        sentence += ", which pystatedict does not read"
     else:
         sentence += ", not a checkpoint"
     error = kind(
@@ -154,11 +151,10 @@ def not_a_checkpoint(found: Identification, path: str | None = None) -> StateDic
     return error
 
 
-_TRUNCATED = frozenset({"zip-truncated", "torch-interrupted"})
+_READ = frozenset({"torch-zip", "torch-legacy", "torch-tar"})
+_TRUNCATED = frozenset({"fragment", "tar-truncated", "torch-interrupted", "zip-truncated"})
 _UNSUPPORTED = frozenset(
     {
-        "torch-legacy",
-        "torch-tar",
         "torch-script-preview",
         "torchscript",
         "torch-package",
@@ -237,7 +233,11 @@ def _identify(at: ReadAt, size: int, whole: bool = True) -> Identification:
             "empty", "an empty file", "the save or download did not begin; do it again"
         )
     if size <= 4 and (head[:2] == b"PK" or head == b"P") and not head.startswith(_look.END):
-        return Identification("fragment", f"the first {_bytes(size)} of a zip archive", _AGAIN)
+        return Identification(
+            "fragment",
+            f"ends early: no more than the first {_bytes(size)} of a zip archive",
+            _AGAIN,
+        )
     if head.startswith((_look.LOCAL, _look.END)):
         return _zip(at, size, whole) or _truncated(at, size, whole)
     if not head.strip(b"\0") and not at(max(size - TAIL, 0), TAIL).strip(b"\0"):
@@ -271,9 +271,7 @@ def _legacy(head: bytes) -> Identification | None:
     framed = head[:1] == b"\x80" and _MAGIC in (head[2:15], head[11:24])
     if not framed and not head.startswith(_TEXT_MAGIC):
         return None
-    return Identification(
-        "torch-legacy", "a checkpoint in torch's old format, usual before 1.6", _TORCH_AGAIN
-    )
+    return Identification("torch-legacy", "a checkpoint in torch's old format, usual before 1.6")
 
 
 def _lfs(head: bytes, size: int) -> Identification | None:
@@ -386,19 +384,23 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return None
     names = [entry.name for entry in entries if not entry.name.endswith("/")]
     folders = {name.rpartition("/")[0] for name in names if _last(name) == "data.pkl"}
-    if any(_last(name) == "archive_format" for name in names):
+    if any(_last(name) == "archive_format" for name in names) or _OLD_EXPORT in names:
         return Identification(
             "torch-export",
             "a program of torch.export",
-            "where torch is installed, save its weights: "
-            "torch.save(dict(torch.export.load({file}).state_dict), 'weights.pth')",
+            "pystatedict.load({file}) gives its weights",
         )
-    if any(name.rpartition("/")[0] in folders for name in names if _last(name) == "constants.pkl"):
+    beside = {name.rpartition("/")[0] for name in names if _last(name) == "version"}
+    if any(
+        name.rpartition("/")[0] in (folders if _last(name) == "constants.pkl" else beside)
+        for name in names
+        if _last(name) in ("constants.pkl", "model.json")
+    ):
         return Identification(
             "torchscript",
             "a TorchScript archive (torch.jit.save)",
-            "torch.jit.load runs code of the file: for one that you trust, "
-            "torch.save(torch.jit.load({file}).state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root='auto') gives its weights and runs nothing; "
+            "torch.jit.load is for files that you trust",
         )
     if folders:
         return Identification("torch-zip", "a checkpoint of torch.save")
@@ -406,8 +408,8 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "torch-package",
             "an archive of torch.package",
-            "torch.package.PackageImporter({file}) runs code of the file: for one that you "
-            "trust, load the model with it and torch.save(model.state_dict(), 'weights.pth')",
+            "pystatedict.load({file}, root=...) gives one of its pickles and runs nothing; "
+            "torch.package.PackageImporter is for files that you trust",
         )
     if names and all(_last(name) in _AROUND or _folder(name) == "data" for name in names):
         return Identification(
@@ -425,6 +427,9 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification("zip-empty", "an empty zip archive", _AGAIN)
     return _other_zip(names)
 
+
+# The program, in files of torch.export before torch 2.8.
+_OLD_EXPORT = "serialized_exported_program.json"
 
 # What torch.save writes around the pickle.
 _AROUND = frozenset(
@@ -484,6 +489,10 @@ def _truncated(at: ReadAt, size: int, whole: bool) -> Identification:
 
 
 def _tar(at: ReadAt, size: int) -> Identification | None:
+    if size < _TAR_BLOCK and at(0, 100).rstrip(b"\0").decode("latin-1") in _TAR_MEMBERS:
+        return Identification(
+            "tar-truncated", "ends early: the first bytes of torch's first format, a tar", _AGAIN
+        )
     names = [name for name, *_ in _look.tar_members(at, size) if not name.endswith("/")]
     if not names:
         return None
@@ -491,7 +500,6 @@ def _tar(at: ReadAt, size: int) -> Identification | None:
         return Identification(
             "torch-tar",
             "a checkpoint in torch's first format, a tar archive of 2016 to 2017",
-            _SCAN_FIRST + "if that is clean, load it with torch and save it again",
         )
     shown = ", ".join(f"'{printable(name, 60)}'" for name in names[:3])
     return Identification(

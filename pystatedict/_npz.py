@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pystatedict._core import Archive, Source
 
     Limits = dict[str, int] | None
-    Storage = tuple[str, int, int, bool, bool] | tuple[str, int, int, bool, bool, int]
+    Storage = tuple[str, int, int, bool, bool, int]
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_MOST = 1 << 20  # bytes of one header

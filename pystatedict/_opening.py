@@ -31,49 +31,110 @@ if TYPE_CHECKING:
 
     Limits = dict[str, int] | None
     Reader = Callable[[Source, str | None, Limits, bool], Archive]
+    RootedReader = Callable[[Source, str | None, Limits, str | None], tuple[Archive, str | None]]
 
 
 def open_archive(
-    f: Any, *, mmap: bool = True, limits: Mapping[str, int] | None = None, run: bool = True
-) -> Opened:
-    """An opened archive, or several as one; what is no checkpoint is named for what it is."""
-    bounds = dict(limits) if limits else None
-    if isinstance(f, (str, os.PathLike)):
-        name = os.fsdecode(os.fspath(f))
-        if name.endswith(".index.json") or os.path.isdir(name):
-            from pystatedict._sets import open_set
+    f: Any,
+    *,
+    mmap: bool = True,
+    limits: Mapping[str, int] | None = None,
+    run: bool = True,
+    salvage: bool = False,
+) -> Archive:
+    """The archive that one file is; what is no checkpoint is named for what it is.
 
-            try:
-                found = open_set(name.rstrip(os.sep) or name, mmap, bounds)
-            except StateDictError as error:
-                error.path = error.path or name
-                raise
-            if found is not None:
-                return found
+    With `salvage`, what is whole of one that has lost its end.
+    """
+    source, path = open_source(f, mmap)
+    return archive_of(source, path, dict(limits) if limits else None, run, salvage)
+
+
+def open_at(
+    f: Any,
+    root: str | None,
+    *,
+    mmap: bool = True,
+    limits: Mapping[str, int] | None = None,
+    salvage: bool = False,
+) -> tuple[Opened, str | None]:
+    """The archive, or several files as one, in which ``root=`` is to be followed, and what of
+    it is left to follow.
+
+    Some files hold several pickles or models: the first part of `root` says which.
+    """
+    bounds = dict(limits) if limits else None
+    files = open_files(f, mmap, bounds, salvage)
+    if files is not None:
+        return files, root
     source, path = open_source(f, mmap)
     try:
-        return archive_of(source, path, bounds, run)
+        archive, rest = _open(source, path, bounds, True, root, salvage)
     except UnsupportedError as error:
         if error.code != "torch-shards" or not isinstance(f, (str, os.PathLike)):
             raise
+        from pystatedict._fileset import How
         from pystatedict._shards import open_index
 
-        return open_index(os.fsdecode(os.fspath(f)), mmap, bounds)
+        return open_index(os.fsdecode(os.fspath(f)), How(mmap, bounds)), root
+    if root is not None and root != rest and archive.place is None:
+        # TensorInfos that travel to another process need it.
+        archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])
+    return archive, rest
+
+
+def open_files(f: Any, mmap: bool, limits: Limits, salvage: bool = False) -> Opened | None:
+    """Several files as one checkpoint, where `f` is the path of a folder or of an index."""
+    if not isinstance(f, (str, os.PathLike)):
+        return None
+    name = os.fsdecode(os.fspath(f))
+    if not name.endswith(".index.json") and not os.path.isdir(name):
+        return None
+    from pystatedict._fileset import How
+    from pystatedict._sets import open_set
+
+    try:
+        return open_set(name.rstrip(os.sep) or name, How(mmap, limits, salvage))
+    except StateDictError as error:
+        error.path = error.path or name
+        raise
 
 
 def archive_of(
-    source: Source, path: str | None, limits: Limits = None, run: bool = True
+    source: Source,
+    path: str | None,
+    limits: Limits = None,
+    run: bool = True,
+    salvage: bool = False,
 ) -> Archive:
     """The archive in bytes that are held open."""
+    return _open(source, path, limits, run, None, salvage)[0]
+
+
+def _open(
+    source: Source,
+    path: str | None,
+    limits: Limits,
+    run: bool,
+    root: str | None,
+    salvage: bool = False,
+) -> tuple[Archive, str | None]:
     try:
-        return _core.open_archive(source, path, limits, run)
+        archive = _core.open_archive(source, path, limits, run, salvage=salvage)
+        if run and archive.kind == "torchscript":
+            from pystatedict._script import script_at
+
+            return script_at(archive, source, limits, root)
+        return archive, root
     except StateDictError as error:
         error.path = path
         _tell_danger(error)
+        if error.code == "archive-kind":
+            return _without_pickle(source, path, limits, root)
         vague = isinstance(error, (NotACheckpointError, TruncatedError))
-        if not vague and error.code != "archive-kind" and not _is_npz(error, source):
+        if not vague and not _is_npz(error, source):
             raise
-        return _otherwise(error, source, path, limits, run)
+        return _otherwise(error, source, path, limits, root)
 
 
 def _is_npz(error: StateDictError, source: Source) -> bool:
@@ -103,17 +164,27 @@ def _tell_danger(error: StateDictError) -> None:
         ) from None
 
 
+def _without_pickle(
+    source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
+    """By the reader of a kind that has no one pickle, which is told by the records."""
+    kind = _core.open_archive(source, path, limits, False).kind
+    return _at_root(_WITHOUT_PICKLE[kind], source, path, limits, root)
+
+
 def _otherwise(
-    error: StateDictError, source: Source, path: str | None, limits: Limits, run: bool
-) -> Archive:
+    error: StateDictError, source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
     """By another reader, where the bytes tell of a kind that has one."""
     from pystatedict._identify import identify_buffer, not_a_checkpoint
 
     found = identify_buffer(source)
+    if found.kind in _ROOTED:
+        return _at_root(_ROOTED[found.kind], source, path, limits, root)
     reader = _READERS.get(found.kind)
     if reader is not None:
         try:
-            return reader(source, path, limits, run)
+            return reader(source, path, limits, True), root
         except StateDictError as other:
             other.path = other.path or path
             raise other from None
@@ -121,6 +192,16 @@ def _otherwise(
     if found.kind in _KNOWN or (error.code == "interrupted-save" and found.kind == "zip"):
         raise error from None
     raise not_a_checkpoint(found, path) from None
+
+
+def _at_root(
+    reader: RootedReader, source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
+    try:
+        return reader(source, path, limits, root)
+    except StateDictError as error:
+        error.path = error.path or path
+        raise error from None
 
 
 # Kinds that the core reads itself: what it said of them stands.
@@ -150,4 +231,36 @@ def _npz(source: Source, path: str | None, limits: Limits, run: bool) -> Archive
     return read_npz(source, path, limits, run)
 
 
+def _package(
+    source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
+    from pystatedict._package import resource_at
+
+    return resource_at(source, path, limits, root)
+
+
+def _export(
+    source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
+    from pystatedict._export import program_at
+
+    return program_at(source, path, limits, root)
+
+
+def _old_script(
+    source: Source, path: str | None, limits: Limits, root: str | None
+) -> tuple[Archive, str | None]:
+    from pystatedict._oldscript import read_model
+
+    return read_model(source, path, limits), root
+
+
+#: by what the core says of the archive: files in which `root` says what is read
+_WITHOUT_PICKLE: dict[str, RootedReader] = {
+    "package": _package,
+    "export": _export,
+    "torchscript": _old_script,
+}
+#: by what identify() says of the file, likewise
+_ROOTED: dict[str, RootedReader] = {"torch-export": _export}
 _READERS: dict[str, Reader] = {"pickle": _pickle, "npz": _npz}

@@ -1,12 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where in a checkpoint the state_dict is: ``root=`` of load, open and items."""
 
 from __future__ import annotations
 
-from pystatedict._errors import MissingTensorError, UnsupportedError
+from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError
+from pystatedict._opaque import warn_of_untold
 from pystatedict._printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from pystatedict._opened import Archive
 
 # Where frameworks put the weights, most of them under the first three.
@@ -14,6 +19,9 @@ _NAMES = (
     "state_dict", "model_state_dict", "model", "module", "ema", "state_dict_ema",
     "ema_state_dict", "net", "network", "params_ema", "params", "weights", "generator",
 )  # fmt: skip
+
+# What a state_dict may hold beside tensors: it is no state_dict of its own.
+_EXTRA = "_extra_state"
 
 Path = tuple[str, ...]
 
@@ -24,7 +32,7 @@ class AmbiguousRootError(MissingTensorError):
 
 def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
     """(value, path to it) for ``root``: None is the whole object, "auto" the one state_dict
-    inside, anything else a dotted path.
+    inside, anything else a dotted path.  A whole module there gives its state_dict.
 
     Raises MissingTensorError when there is none, or more than one.
     """
@@ -32,46 +40,151 @@ def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
         return archive.root, ()
     if root == "auto":
         return _auto(archive)
-    return _follow(archive, root)
+    ref, path = _follow(archive, root)
+    return _within(archive, ref), path
 
 
-def _tensor_dicts(archive: Archive, ref: int) -> list[tuple[str, int]]:
-    """(name, value) of the dicts below `ref` that hold tensors themselves."""
-    return [
-        (str(key), child)
-        for key, child, kind in archive.children(ref) or ()
-        if kind == "dict" and archive.direct(child)
+def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The one state_dict in a mapping, by the rules of ``root="auto"``."""
+    from collections.abc import Mapping
+
+    from pystatedict._opaque import OpaqueModule
+
+    found: dict[str, Mapping[Any, Any]] = {}
+    for key, value in mapping.items():
+        inner = value.state_dict() if isinstance(value, OpaqueModule) else value
+        if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
+            found.setdefault(str(key), inner)
+    chosen = _choose(list(found), any(hasattr(v, "__array__") for v in mapping.values()))
+    return mapping if chosen is None else found[chosen]
+
+
+def _within(archive: Archive, ref: int) -> int:
+    """What a whole module's state_dict() would give; of anything else itself."""
+    state_dict = archive.state_dict(ref)
+    warn_of_untold(archive.untold(ref))
+    if state_dict is None:
+        raise LimitError(
+            "the state_dict of this module would be too large: its parts are shared so that"
+            " their names multiply",
+            code="limit",
+            hint="",
+        )
+    return state_dict or ref
+
+
+def _is_usual(name: str) -> bool:
+    return name.rpartition(".")[2] in _NAMES
+
+
+def _choose(found: list[str], direct: bool) -> str | None:
+    """Which of the state_dicts by name; None: the root itself, which holds tensors."""
+    found = [name for name in found if not name.endswith(_EXTRA)]
+    known = [name for name in found if _is_usual(name)] or found
+    if direct and not any(map(_is_usual, found)):
+        if not known:
+            return None
+        raise _ambiguous(
+            f"tensors stand in the root and in {', '.join(map(printable, known))}", known
+        )
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise _ambiguous(
+            f"the file holds {len(known)} state_dicts: {', '.join(map(printable, known))}", known
+        )
+    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+
+
+def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
+    return AmbiguousRootError(
+        sentence,
+        code="ambiguous-root",
+        hint=f"say which: root={names[0]!r}; root=None is the whole object",
+        suggestions=names,
+    )
+
+
+_MODULES = ("module", "method")
+
+Row = tuple[Path, int, str]  # path, value, kind
+
+
+def _below(archive: Archive, level: list[Row], seen: set[int]) -> list[Row]:
+    """What the containers of `level` hold, each value once."""
+    rows: list[Row] = []
+    for path, ref, _ in level:
+        for key, child, kind in archive.children(ref) or ():
+            if kind not in ("tensor", "value") and child not in seen:
+                seen.add(child)
+                rows.append(((*path, str(key)), child, kind))
+    return rows
+
+
+def _is_closed(archive: Archive, row: Row) -> bool:
+    """What is not searched: modules and their insides, and what optimizers keep."""
+    path, ref, kind = row
+    names = {str(key) for key, _, _ in archive.children(ref) or ()}
+    inside = {"_parameters", "_modules"} <= names
+    optimizer = {"state", "param_groups"} <= names or "".join(path[-1:]).startswith("optim")
+    return kind in _MODULES or inside or optimizer
+
+
+def _is_unknown(archive: Archive, row: Row) -> bool:
+    """Is it where the weights should be, and an object that is no module to us?"""
+    named = row[2] == "object" and row[0][-1] in _NAMES
+    return named and bool(archive.tensors(row[1]))
+
+
+def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:
+    """By dotted path: dicts that hold tensors themselves, and whole modules."""
+    held = [
+        row
+        for row in rows
+        if row[2] in _MODULES or (row[2] == "dict" and archive.has_direct(row[1]))
     ]
+    # A module without tensors, such as a loss, is meant only where nothing else is.
+    filled = [row for row in held if row[0][-1] in _NAMES or archive.has_direct(row[1])]
+    found: dict[str, Row] = {}
+    for row in filled or held:
+        found.setdefault(".".join(row[0]), row)
+    return found
 
 
 def _auto(archive: Archive) -> tuple[int, Path]:
     root = archive.root
-    children = archive.children(root)
-    if children is None:
-        raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
-    found = _tensor_dicts(archive, root)
-    known = [(name, ref) for name, ref in found if name in _NAMES]
-    if not known and archive.direct(root):
-        return root, ()
-    if not known:
-        known = found
-    if len(known) == 1:
-        return known[0][1], (known[0][0],)
-    if known:
-        names = [name for name, _ in known]
-        raise AmbiguousRootError(
-            f"the file holds {len(known)} state_dicts: {', '.join(map(printable, names))}",
-            code="ambiguous-root",
-            hint=f"say which: root={names[0]!r}",
-            suggestions=names,
+    if archive.kind_of(root) in _MODULES:
+        return _within(archive, root), ()
+    if archive.kind == "torchscript" and not archive.record and not archive.has_direct(root):
+        from pystatedict._script import untold
+
+        raise untold(archive)
+    seen, whole = {root}, ((), root, "dict")
+    level = [] if _is_closed(archive, whole) else _below(archive, [whole], seen)
+    found = _found(archive, level)
+    unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
+    if unknown and not any(map(_is_usual, found)):
+        raise UnsupportedError(
+            f"the weights in {printable(unknown[0])!r} stand in an object that tells them in a"
+            " way of its own",
+            code="no-state-dict",
+            hint="load() gives the object as it is, unknown classes inert",
         )
-    if any(kind == "object" for _, _, kind in children) or archive.tensors():
+    direct = archive.has_direct(root)
+    while level and not found and not direct:
+        level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
+        found = _found(archive, level)
+    if not found and not direct and archive.tensors():
         raise UnsupportedError(
             "the file holds no state_dict; its tensors stand in other objects",
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+    chosen = _choose(list(found), direct)
+    if chosen is None:
+        return root, ()
+    path, ref, _ = found[chosen]
+    return _within(archive, ref), path
 
 
 def _follow(archive: Archive, root: str) -> tuple[int, Path]:

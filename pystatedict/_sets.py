@@ -11,7 +11,7 @@ from pystatedict._fileset import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pystatedict._fileset import Limits
+    from pystatedict._fileset import How
     from pystatedict._opened import Archive
 
 #: Hugging Face's names, in the order in which its libraries look for them.
@@ -95,38 +95,47 @@ def _only(kind: str, folder: str, names: list[str]) -> Found:
     )
 
 
-def open_set(path: str, mmap: bool = True, limits: Limits = None) -> Archive | None:
+def path_of(path: str) -> str:
+    """The path of the checkpoint that a folder is or holds: its own, or that of a file."""
+    found = find(path)
+    if found is None:
+        return path
+    alone = found.kind in ("file", "index")
+    return os.path.join(found.folder, found.names[0]) if alone else found.folder
+
+
+def open_set(path: str, how: How) -> Archive | None:
     """The checkpoint that a folder or an index is; None of a folder that holds none."""
     if not os.path.isdir(path):
         from pystatedict._shards import open_index
 
-        return open_index(path, mmap, limits)
+        return open_index(path, how)
     found = find(path)
-    return None if found is None else _open_found(found, mmap, limits)
+    return None if found is None else _open_found(found, how)
 
 
-def _open_found(found: Found, mmap: bool, limits: Limits) -> Archive:
+def _open_found(found: Found, how: How) -> Archive:
     folder, names = found.folder, found.names
     if found.kind == "dcp":
         from pystatedict._dcp import open_distributed
 
-        return open_distributed(folder, names, mmap, limits)
+        return open_distributed(folder, names, how)
     if found.kind == "dcp-safetensors":
         from pystatedict._dcp import open_sharded_safetensors
 
-        return open_sharded_safetensors(folder, names, mmap, limits)
+        return open_sharded_safetensors(folder, names, how)
     if found.kind == "deepspeed":
         from pystatedict._deepspeed import open_deepspeed
 
-        return open_deepspeed(folder, names, mmap, limits)
+        return open_deepspeed(folder, names, how)
     if found.kind == "file":
         from pystatedict._fileset import open_member, require_files
 
         path = os.path.join(folder, names[0])
         require_files([path], "the folder")
-        return open_member(path, mmap, limits)
+        return open_member(path, how)
     from pystatedict._shards import open_index, open_parts
 
     if found.kind == "index":
-        return open_index(os.path.join(folder, names[0]), mmap, limits)
-    return open_parts(folder, names, mmap, limits)
+        return open_index(os.path.join(folder, names[0]), how)
+    return open_parts(folder, names, how)

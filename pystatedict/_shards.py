@@ -26,9 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pystatedict._core import TensorInfo
-    from pystatedict._fileset import Limits, Member
-    from pystatedict._opened import Archive
+    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._fileset import How, Limits, Member
 
 
 #: What an OrderedDict carries besides its items.
@@ -191,34 +190,32 @@ def _check_places(path: str, places: dict[str, str], shards: list[_Shard]) -> No
 # ------------------------------------------------------------------ opening
 
 
-def open_index(path: str, mmap: bool, limits: Limits) -> Shards:
+def open_index(path: str, how: How) -> Shards:
     """The files that the index at `path` names.
 
     Raises CorruptError for an index that is none, for files that are missing and for tensors
     that are not where it says; UnsafePickleError for names that lead out of the folder.
     """
     try:
-        places = _read_index(path, limits)
+        places = _read_index(path, how.limits)
         folder, names = os.path.dirname(path), sorted({*places.values()})
         files = {name: path_within(folder, name, "the index") for name in names}
         require_files(files.values(), "the index")
     except StateDictError as error:
         error.path = error.path or path
         raise
-    return _joined(path, places, files, mmap, limits)
+    return _joined(path, places, files, how)
 
 
-def open_parts(folder: str, names: list[str], mmap: bool, limits: Limits) -> Shards:
+def open_parts(folder: str, names: list[str], how: How) -> Shards:
     """Files that are numbered as parts of one checkpoint, whose index is lost."""
     files = {name: os.path.join(folder, name) for name in names}
     require_files(files.values(), "the numbering of the others")
-    return _joined(folder, None, files, mmap, limits)
+    return _joined(folder, None, files, how)
 
 
-def _joined(
-    path: str, places: dict[str, str] | None, files: dict[str, str], mmap: bool, limits: Limits
-) -> Shards:
-    shards = [_Shard(name, open_member(file, mmap, limits)) for name, file in files.items()]
+def _joined(path: str, places: dict[str, str] | None, files: dict[str, str], how: How) -> Shards:
+    shards = [_Shard(name, open_member(file, how)) for name, file in files.items()]
     try:
         return Shards(path, places, shards)
     except StateDictError as error:

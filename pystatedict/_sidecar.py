@@ -20,9 +20,8 @@ Two digests, either of which binds:
     SHA-256 over one line for each tensor of the file, sorted:
     `key TAB dtype TAB shape TAB crc NEWLINE`.  shape: sizes joined by `x`; crc: of the
     bytes of its storage, 8 hexadecimal digits, computed where the archive states none,
-    `-` for a tensor without bytes; of one that is made of others, theirs joined by `+`.  A
-    tensor that is not the whole of its storage in C order has two fields more:
-    `TAB offset TAB strides`, in elements.
+    `-` for a tensor without bytes.  A tensor that is not the whole of its storage in C
+    order has two fields more: `TAB offset TAB strides`, in elements.
     Holds when the same tensors were saved again in another archive.
 """
 
@@ -59,7 +58,7 @@ _LONGEST = 200  # characters of a name that a similar one is looked for
 class Sidecar:
     """What a sidecar says, its types checked."""
 
-    __slots__ = ("buffers", "path", "records", "size", "tensors", "trainable")
+    __slots__ = ("buffers", "path", "records", "root", "size", "tensors", "trainable")
 
     def __init__(
         self,
@@ -69,8 +68,10 @@ class Sidecar:
         records: str | None,
         tensors: str | None,
         size: int | None,
+        root: str | None = None,
     ) -> None:
         self.path = path
+        self.root = root  # None: the one that root="auto" finds
         self.trainable = trainable
         self.buffers = buffers
         self.records = records
@@ -105,7 +106,15 @@ def save_trainable(
 
     with open_checkpoint(path, root=root) as checkpoint:
         path = checkpoint.path or path  # of a folder, what in it is the checkpoint
-        return write_flags(checkpoint.archive, path, flags, buffers=buffers, names=checkpoint)
+        document = document_of(
+            checkpoint.archive,
+            path,
+            flags,
+            buffers=buffers,
+            names=checkpoint,
+            root=".".join(checkpoint.root),
+        )
+    return write_document(path, document)
 
 
 def load_trainable(
@@ -125,58 +134,42 @@ def load_trainable(
         raise ValueError(f"on_stale must be 'raise', 'warn' or 'ignore', not {on_stale!r}")
     path = os.fsdecode(f)
     from ._api import open as open_checkpoint
+    from ._flags import joined, missing_sidecar, said_by
 
+    target = beside(place_of(path))
+    sidecar = read_sidecar(target)
+    if root == "auto" and sidecar is not None and sidecar.root is not None:
+        root = sidecar.root or None
     with open_checkpoint(path, root=root) as checkpoint:
-        sidecar = _read(beside(checkpoint.path or path))
-        trouble = None
-        if on_stale != "ignore":
-            trouble = find_trouble(checkpoint.archive, sidecar, checkpoint)
-        if trouble is not None:
+        if sidecar is None:
+            raise missing_sidecar(target)
+        flags, trouble = said_by(checkpoint.archive, sidecar)
+        if trouble is not None and on_stale != "ignore":
             if on_stale == "raise" and isinstance(trouble, SidecarError):
                 raise trouble
             warn(trouble)
-        return spread(sidecar, checkpoint)
+        prefix = joined(*checkpoint.root)
+        return {name: flags[full] for name in checkpoint if (full := joined(prefix, name)) in flags}
 
 
 # ------------------------------------------------- for load, save and the command line
 
 
-def find_flags(
-    archive: Archive,
-    names: Mapping[Any, TensorInfo],
-    sidecar: str,
-    on_stale: OnStale = "warn",
-) -> dict[str, bool] | None:
-    """The flags for `load` from the file `sidecar`: None when they cannot be trusted.
-
-    `names` are the tensors that the sidecar may speak of.  With `"warn"`, a stale or
-    damaged sidecar is a warning and its flags are not applied.
-    """
-    try:
-        said = _read(sidecar)
-        if on_stale != "ignore":
-            trouble = find_trouble(archive, said, names)
-            if isinstance(trouble, SidecarError):
-                raise trouble
-            if trouble is not None:
-                warn(trouble)
-        return spread(said, names)
-    except SidecarError as exc:
-        if on_stale == "raise" or exc.code == "sidecar-missing":
-            raise
-        warn(f"{exc}\n  The flags were not applied.")
-        return None
-
-
-def write_flags(
+def document_of(
     archive: Archive,
     path: str,
     flags: Mapping[str, bool | None],
     *,
     buffers: Iterable[str] | None = None,
     names: Mapping[str, TensorInfo] | None = None,
-) -> str:
-    """Write the sidecar of `path`, opened as `archive`; return the sidecar's path."""
+    root: str = "",
+    size: int | None = None,
+) -> dict[str, object]:
+    """What the sidecar of `path`, opened as `archive`, is to say; all of it checked.
+
+    `names` are the tensors of the state_dict `root`, of which the flags speak; `size` is
+    that of the checkpoint, which may still stand under another name.
+    """
     if names is None:
         names = archive.tensors()
     target = beside(path)
@@ -188,34 +181,48 @@ def write_flags(
     from . import __version__
 
     checkpoint: dict[str, object] = {"name": os.path.basename(path)}
-    if not os.path.isdir(path):
-        checkpoint["bytes"] = os.stat(path).st_size
+    if size is not None or not os.path.isdir(path):
+        checkpoint["bytes"] = os.stat(path).st_size if size is None else size
     records = archive.records()
-    if not _unstated(records):
+    if records and not _unstated(records):
         checkpoint["records_sha256"] = records_digest(records)
     checkpoint["tensors_sha256"] = tensors_digest(archive)
     document: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "checkpoint": checkpoint,
+        "root": root,
         "trainable": trainable,
         "writer": f"pystatedict {__version__}",
     }
     if listed is not None:
         document["buffers"] = listed
+    return document
 
+
+def write_document(path: str, document: dict[str, object]) -> str:
+    """Write the sidecar of `path`; return the sidecar's path."""
     import json
-
-    # ASCII on purpose: names come from strangers and may hold what an editor would hide.
-    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
 
     from ._files import replacing
 
+    # ASCII on purpose: names come from strangers and may hold what an editor would hide.
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    target = beside(path)
     with replacing(target) as file:
         rest = memoryview(text.encode("ascii"))
         while rest:
             rest = rest[file.write(rest) :]
     return target
+
+
+def place_of(path: str) -> str:
+    """The path of a checkpoint: of a folder, what in it is one."""
+    if not os.path.isdir(path):
+        return path
+    from ._sets import path_of
+
+    return path_of(path)
 
 
 def beside(path: str) -> str:
@@ -247,19 +254,6 @@ def read_sidecar(target: str) -> Sidecar | None:
     return _parse(data, target)
 
 
-def _read(target: str) -> Sidecar:
-    sidecar = read_sidecar(target)
-    if sidecar is None:
-        raise SidecarError(
-            "there is no such file of trainable flags",
-            code="sidecar-missing",
-            path=target,
-            hint="write it with save_trainable(f, flags), where flags is "
-            "{n: p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)}",
-        )
-    return sidecar
-
-
 def records_digest(records: Iterable[Record]) -> str:
     """`records_sha256` of an archive's records."""
     lines = sorted((name.split("/", 1)[-1], crc, size) for name, _, _, size, crc, _ in records)
@@ -268,9 +262,14 @@ def records_digest(records: Iterable[Record]) -> str:
 
 def tensors_digest(archive: Archive) -> str:
     """`tensors_sha256` of an archive; reads the storages whose CRC is not stated."""
-    crcs: dict[tuple[int, str], str] = {}
+    crcs: dict[tuple[int, int], str] = {}
     lines: list[str] = []
-    for key, info in archive.tensors().items():
+    todo = list(reversed(archive.tensors().items()))
+    while todo:
+        key, info = todo.pop()
+        if info.layout != "strided":
+            # Of several tensors: each by itself.
+            todo += [(f"{key}.{name}", part) for name, part in reversed(info.parts.items())]
         line = f"{key}\t{info.dtype}\t{'x'.join(map(str, info.shape))}\t{_crc_of(info, crcs)}"
         if not _is_whole(info):
             line += f"\t{info.storage_offset}\t{'x'.join(map(str, info.stride))}"
@@ -278,16 +277,14 @@ def tensors_digest(archive: Archive) -> str:
     return _sha256("".join(sorted(lines)))
 
 
-def _crc_of(info: TensorInfo, crcs: dict[tuple[int, str], str]) -> str:
-    """Of the tensor's storage, or of those of its parts; each is computed once."""
-    if info.parts:
-        return "+".join(_crc_of(part, crcs) for part in info.parts.values())
-    if info.is_meta:
+def _crc_of(info: TensorInfo, crcs: dict[tuple[int, int], str]) -> str:
+    """Of the bytes of its storage; each is computed once."""
+    archive, number = info._archive, info._storage_index
+    if info.is_meta or number is None:
         return "-"
-    archive = info._archive
-    known = (id(archive), info.storage)
+    known = (id(archive), number)
     if known not in crcs:
-        crcs[known] = f"{archive.storage_crc32(info._index):08x}"
+        crcs[known] = f"{archive.storage_crc32(number):08x}"
     return crcs[known]
 
 
@@ -311,7 +308,7 @@ def find_trouble(
     if names is not None and not isinstance(doubt, StaleSidecarError):
         lost = [name for name in sidecar.trainable if name not in names]
         if lost:
-            return _stale(sidecar, "names tensors that the checkpoint lacks", _listing(lost))
+            return stale(sidecar, "names tensors that the checkpoint lacks", _listing(lost))
     return doubt
 
 
@@ -346,7 +343,8 @@ def window(name: str, info: TensorInfo) -> tuple[object, ...]:
     """Equal for tied tensors: one storage, seen through the same window."""
     if info.is_meta or not info.numel:
         return (name,)
-    return (info.storage, info.storage_offset, info.shape, info.stride, info.dtype)
+    storage = (id(info._archive), info.storage)  # a checkpoint may be in several files
+    return (storage, info.storage_offset, info.shape, info.stride, info.dtype)
 
 
 # ----------------------------------------------------------------- writing
@@ -460,8 +458,11 @@ def _parse(data: bytes, path: str) -> Sidecar:
         raise _malformed(path, '"buffers" must be a list of different names')
     if not isinstance(document.get("writer", ""), str):
         raise _malformed(path, '"writer" must be a text')
+    root = document.get("root")
+    if root is not None and not isinstance(root, str):
+        raise _malformed(path, '"root" must be a text')
     records, tensors, size = _binding(document, path)
-    return Sidecar(path, trainable, buffers, records, tensors, size)
+    return Sidecar(path, trainable, buffers, records, tensors, size, root)
 
 
 def _binding(document: dict[str, Any], path: str) -> tuple[str | None, str | None, int | None]:
@@ -519,14 +520,14 @@ def _compare(archive: Archive, sidecar: Sidecar) -> StaleSidecarError | str | No
             "checkpoint states no checksums: a changed value would not be noticed.\n"
             "  hint: save_trainable computes the checksums"
         )
-    return _stale(
+    return stale(
         sidecar,
         "written for another version of the checkpoint",
         [f"{what} {_short(then)} then, {_short(now)} now"],
     )
 
 
-def _stale(sidecar: Sidecar, sentence: str, evidence: list[str]) -> StaleSidecarError:
+def stale(sidecar: Sidecar, sentence: str, evidence: list[str]) -> StaleSidecarError:
     return StaleSidecarError(
         sentence,
         path=sidecar.path,

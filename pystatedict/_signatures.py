@@ -9,9 +9,27 @@ _SAVE_AGAIN = "export the weights with the program that made it"
 # offset, bytes, kind, phrase, hint.  {file} stands for the file's path.
 SIGNATURES: tuple[tuple[int, bytes, str, str, str], ...] = (
     # single files, compressed
-    (0, b"\x1f\x8b", "gzip", "a gzip file", "unpack it first: `gunzip -k {file}`"),
-    (0, b"BZh", "bzip2", "a bzip2 file", "unpack it first: `bunzip2 -k {file}`"),
-    (0, b"\xfd7zXZ\0", "xz", "an xz file", "unpack it first: `xz -dk {file}`"),
+    (
+        0,
+        b"\x1f\x8b",
+        "gzip",
+        "a gzip file",
+        "unpack it (`gunzip -k {file}`), or give load() the opened file: gzip.open({file})",
+    ),
+    (
+        0,
+        b"BZh",
+        "bzip2",
+        "a bzip2 file",
+        "unpack it (`bunzip2 -k {file}`), or give load() the opened file: bz2.open({file})",
+    ),
+    (
+        0,
+        b"\xfd7zXZ\0",
+        "xz",
+        "an xz file",
+        "unpack it (`xz -dk {file}`), or give load() the opened file: lzma.open({file})",
+    ),
     (0, b"\x28\xb5\x2f\xfd", "zstd", "a Zstandard file", "unpack it first: `unzstd {file}`"),
     (0, b"\x04\x22\x4d\x18", "lz4", "an LZ4 file", "unpack it first: `lz4 -d {file}`"),
     # archives

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._errors import MissingTensorError
+from pystatedict._marks import BUFFER, bits_of, flag_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,16 +64,22 @@ class Trainable(MutableMapping[str, "bool | None"]):
     def __getitem__(self, name: str) -> bool | None:
         owner = self._owner
         if name not in owner:
-            raise MissingTensorError(f"no tensor {name!r} in the state_dict", key=str(name))
-        said: bool | None = owner._said.get(name)
-        return owner._pickle_flags().get(name) if name not in owner._said else said
+            raise MissingTensorError(
+                f"no tensor {name!r} in the state_dict", path=owner.source, key=str(name)
+            )
+        if name in owner._said:
+            return owner._said[name]
+        return flag_of(owner._told().get(name, 0))
 
     def __setitem__(self, name: str, flag: bool | None) -> None:
-        if name not in self._owner:
-            raise MissingTensorError(f"no tensor {name!r} in the state_dict", key=str(name))
+        owner = self._owner
+        if name not in owner:
+            raise MissingTensorError(
+                f"no tensor {name!r} in the state_dict", path=owner.source, key=str(name)
+            )
         if flag is not None and not isinstance(flag, bool):
             raise TypeError(f"a trainable flag is True, False or None, not {flag!r}")
-        self._owner._said[name] = flag
+        owner._said[name] = flag
 
     def __delitem__(self, name: str) -> None:
         self[name] = None
@@ -100,7 +107,7 @@ class StateDict(dict[Any, Any]):
     (False, None)
     """
 
-    __slots__ = ("__weakref__", "_archive", "_ordered", "_pickled", "_ref", "_said",
+    __slots__ = ("__weakref__", "_archive", "_info_of", "_ordered", "_ref", "_said", "_told_bits",
                  "attributes", "metadata", "source", "tensor_attributes")  # fmt: skip
 
     _archive: Archive | None
@@ -125,12 +132,18 @@ class StateDict(dict[Any, Any]):
         self._archive = None
         self._ref = 0
         self._ordered = True  # written as an OrderedDict, as model.state_dict() is
-        self._said: dict[str, bool | None] = {}
-        self._pickled: dict[str, bool | None] | None = None
+        self._info_of: dict[Any, TensorInfo] | None = None
+        self._said: dict[Any, bool | None] = {}
+        self._told_bits: dict[Any, int] | None = None
         if isinstance(items, StateDict):
             self.metadata = items.metadata if metadata is None else metadata
+            self.attributes.update(items.attributes)
             self.tensor_attributes.update(items.tensor_attributes)
-            self._said.update({k: v for k, v in items.trainable.items() if v is not None})
+            self.source = items.source
+            self._archive, self._ref, self._info_of = items._archive, items._ref, items._info_of
+            self._ordered = items._ordered
+            self._said.update(items._said)
+            self._told_bits = items._told_bits
         for name, flag in (trainable or {}).items():
             self.trainable[name] = flag
 
@@ -159,16 +172,16 @@ class StateDict(dict[Any, Any]):
     # -------------------------------------------------------------- what the file told
 
     def _infos(self) -> dict[Any, TensorInfo]:
-        return {} if self._archive is None else self._archive.direct(self._ref)
+        if self._info_of is None:
+            self._info_of = {} if self._archive is None else self._archive.direct(self._ref)
+        return self._info_of
 
-    def _pickle_flags(self) -> dict[str, bool | None]:
-        if self._pickled is None:
-            self._pickled = {
-                name: info.requires_grad
-                for name, info in self._infos().items()
-                if info.requires_grad is not None
-            }
-        return self._pickled
+    def _told(self) -> dict[Any, int]:
+        """By name, what the pickle told: bits as in `_marks`, where there are any."""
+        if self._told_bits is None:
+            bits = {name: bits_of(info) for name, info in self._infos().items()}
+            self._told_bits = {name: some for name, some in bits.items() if some}
+        return self._told_bits
 
     def info(self, name: str) -> TensorInfo:
         """What the file tells of the tensor `name`: dtype, stride, storage, device, ...
@@ -181,7 +194,10 @@ class StateDict(dict[Any, Any]):
 
             close = get_close_matches(str(name), [str(k) for k in infos][:2000], 3)
             raise MissingTensorError(
-                f"the file tells of no tensor {name!r}", key=str(name), suggestions=close
+                f"the file tells of no tensor {name!r}",
+                path=self.source,
+                key=str(name),
+                suggestions=close,
             )
         return infos[name]
 
@@ -195,7 +211,11 @@ class StateDict(dict[Any, Any]):
     def _set_matching(self, pattern: str, flag: bool) -> list[str]:
         from fnmatch import fnmatchcase
 
-        names = [k for k in self if isinstance(k, str) and fnmatchcase(k, pattern)]
+        names = [
+            key
+            for key, value in self.items()
+            if isinstance(key, str) and fnmatchcase(key, pattern) and hasattr(value, "__array__")
+        ]
         for name in names:
             self._said[name] = flag
         return names
@@ -218,32 +238,22 @@ class StateDict(dict[Any, Any]):
         >>> [(name, p.shape, p.requires_grad) for name, p in sd.named_parameters()]
         [('w', (2,), True)]
         """
-        infos = self._infos()
-        flags = self.trainable
+        told, flags = self._told(), self.trainable
         for name, value in self.items():
-            info = infos.get(name)
-            if not hasattr(value, "__array__") or (info is not None and info.kind == "buffer"):
-                continue
-            yield name, Parameter(name, value, flags[name])
+            if hasattr(value, "__array__") and not told.get(name, 0) & BUFFER:
+                yield name, Parameter(name, value, flags[name])
 
     # -------------------------------------------------------------- as a dict
 
     def copy(self) -> StateDict:
         """A shallow copy that keeps metadata, attributes, flags and origin."""
-        other = StateDict(self)
-        other.metadata = self.metadata
-        other.attributes = dict(self.attributes)
-        other.source = self.source
-        other._archive = self._archive
-        other._ref = self._ref
-        other._ordered = self._ordered
-        return other
+        return StateDict(self)
 
     __copy__ = copy
 
     def __reduce__(self) -> Any:
         state = (self.metadata, self.attributes, dict(self._said), self.source, self._ordered,
-                 self.tensor_attributes, self._pickle_flags())  # fmt: skip
+                 self.tensor_attributes, self._told())  # fmt: skip
         return _rebuild, (dict(self), state)
 
     def __repr__(self) -> str:
@@ -256,6 +266,5 @@ def _rebuild(items: dict[Any, Any], state: tuple[Any, ...]) -> StateDict:
     """Unpickle, as multiprocessing and copy.deepcopy do."""
     self = StateDict(items)
     self.metadata, self.attributes, self._said, self.source, self._ordered = state[:5]
-    self.tensor_attributes, pickled = state[5:]
-    self._pickled = pickled
+    self.tensor_attributes, self._told_bits = state[5:]
     return self

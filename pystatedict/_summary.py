@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 
-from ._errors import SidecarError, StateDictError
-from ._sidecar import beside, find_trouble, read_sidecar, spread, window
+from ._flags import listed
+from ._sidecar import window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from ._checkpoint import Checkpoint
     from ._core import TensorInfo
+    from ._errors import SidecarError
     from ._opened import Archive
-    from ._sidecar import Record, Sidecar
+    from ._sidecar import Record
 
     Flags = dict[str, bool | None]
     # (flag of each tensor, state of the sidecar, what is wrong with the sidecar)
@@ -36,45 +37,7 @@ def flags_of(checkpoint: Checkpoint, path: str | None) -> Known:
     A flag of the sidecar stands above one in the pickle.  The sidecar is "none", "current",
     "unsure" (nothing sure can be said), "stale" or "broken"; the last two are not applied.
     """
-    flags: Flags = {name: info.requires_grad for name, info in checkpoint.items()}
-    try:
-        sidecar = None if path is None else read_sidecar(beside(checkpoint.path or path))
-        if path is None or sidecar is None:
-            return flags, "none", None
-        if all(name in checkpoint for name in sidecar.trainable):
-            return _applied(flags, sidecar, checkpoint, checkpoint)
-        return _applied_inside(flags, sidecar, checkpoint, path)
-    except SidecarError as exc:
-        return flags, "broken", exc
-
-
-def _applied_inside(flags: Flags, sidecar: Sidecar, checkpoint: Checkpoint, path: str) -> Known:
-    """The sidecar's names are those of the state_dict inside a larger checkpoint."""
-    from ._api import open as open_checkpoint
-
-    try:
-        inner = open_checkpoint(path, root="auto")
-    except StateDictError:
-        return _applied(flags, sidecar, checkpoint, checkpoint)
-    with inner:
-        return _applied(flags, sidecar, checkpoint, inner)
-
-
-def _applied(
-    flags: Flags, sidecar: Sidecar, checkpoint: Checkpoint, names: Mapping[str, TensorInfo]
-) -> Known:
-    trouble = find_trouble(checkpoint.archive, sidecar, names)
-    if isinstance(trouble, SidecarError):
-        return flags, "stale", trouble
-    said = spread(sidecar, names)
-    if names is checkpoint:
-        flags.update(said)
-    else:
-        # The same tensors, under their full names.
-        by_window = {window(name, names[name]): flag for name, flag in said.items()}
-        for name, info in checkpoint.items():
-            flags[name] = by_window.get(window(name, info), flags[name])
-    return flags, "unsure" if trouble else "current", trouble
+    return listed(checkpoint.archive, checkpoint, checkpoint.root, path)
 
 
 # ------------------------------------------------------------------------ counts
@@ -166,12 +129,13 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
     form = archive.kind if archive.kind in _OTHER_FORMATS else "zip"
     total = Total()
     dtypes: dict[str, Total] = {}
-    users: dict[str, int] = {}
+    users: dict[tuple[int, str], int] = {}
     for name, info in checkpoint.items():
         total.add(name, info, flags[name])
         dtypes.setdefault(info.dtype, Total()).add(name, info, flags[name])
         if not info.is_meta:
-            users[info.storage] = users.get(info.storage, 0) + 1
+            storage = (id(info._archive), info.storage)
+            users[storage] = users.get(storage, 0) + 1
     return {
         "size": None if path is None else _size(path),
         "format": form,

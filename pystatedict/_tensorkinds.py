@@ -301,8 +301,10 @@ class SparseTensor(TensorObject):
         self.check()
         dense = np.zeros(self.shape, self.values.dtype)
         if self.layout == "sparse_coo":
-            if self.nnz:
+            if self.nnz and len(self.indices):
                 np.add.at(dense, tuple(self.indices), self.values)
+            elif self.nnz:
+                dense += self.values.sum(axis=0, dtype=dense.dtype)  # no index: all is one
             return dense
         for place in np.ndindex(*self.parts[_COMPRESSED[self.layout][0]].shape[:-1]):
             self._fill(dense[place], place)

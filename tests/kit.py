@@ -116,6 +116,29 @@ def archive(
     return file.getvalue()
 
 
+def legacy(tensors: dict[str, np.ndarray]) -> bytes:
+    """A legacy stream of float32 tensors, as torch wrote it before 1.6."""
+    pairs, storages = {}, []
+    for number, (name, array) in enumerate(tensors.items()):
+        key = str(100 + number)
+        pid = (text("storage"), named("torch", "FloatStorage"), text(key), text("cpu"))
+        over = tuple_of(*pid, integer(array.size), b"N") + b"Q"
+        strides = tuple(stride // 4 for stride in array.strides)
+        rest = (integer(0), sizes(array.shape), sizes(strides), boolean(False))
+        pairs[name] = call("torch._utils", "_rebuild_tensor_v2", over, *rest, call(*ORDERED_DICT))
+        storages.append((key, array.size.to_bytes(8, "little") + array.tobytes()))
+    storages.sort()
+    head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+    return b"".join(
+        [
+            *(pickle.dumps(part, 2) for part in head),
+            program(dict_of(pairs, ordered=True)),
+            pickle.dumps([key for key, _ in storages], 2),
+            *(data for _, data in storages),
+        ]
+    )
+
+
 def saved(obj: Any, **options: Any) -> bytes:
     file = io.BytesIO()
     psd.save(obj, file, **options)

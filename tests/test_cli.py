@@ -322,7 +322,7 @@ def test_flags_of_the_pickle(tmp_path, run):
 
 
 def test_a_stale_sidecar_is_a_note(model, run, capsys):
-    psd.save({"head": W}, model, trainable=False)
+    psd.save({"head": W}, model)
     out = run_with_note(capsys, "ls", model)
     assert out[0] == "  head   [3, 4]   ·\n1 tensor · 12 parameters · 48 B" + LEGEND
     lines = out[1].splitlines()
@@ -428,7 +428,7 @@ def test_ascii_where_the_encoding_has_no_more(model):
         b"        + trainable  - frozen  ? unknown\n"
     )
     psd.save({"ö.w": W}, model, trainable=False)
-    pathlib.Path(model + ".trainable.json").unlink()
+    assert not pathlib.Path(model + ".trainable.json").exists()
     out = shell("tree", model, env=environment).stdout.decode()
     assert "`- \\xf6" in out
 
@@ -518,6 +518,29 @@ def test_a_full_disk_is_an_error(model):
         done = shell("ls", model, stdout=full)
     assert done.returncode == 2
     assert done.stderr == b"pystatedict: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["<", ">", "2>"])
+def test_closed_streams(model, closed):
+    """A service may start it without; the answer and the exit code are as ever."""
+    command = f'exec {closed}&-; exec "$0" -m pystatedict ls "$1"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, model], capture_output=True, check=False
+    )
+    if closed == ">":
+        assert done.returncode == 2
+        assert done.stderr == b"pystatedict: standard output is closed\n"
+    else:
+        assert done.returncode == 0
+        assert done.stderr == b""
+        assert b"head" in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_messages_that_cannot_be_written(model):
+    with pathlib.Path("/dev/full").open("wb") as full:
+        assert shell("ls", "missing.pth", stderr=full).returncode == 2
+        assert shell("ls", model, stderr=full).returncode == 0
 
 
 def test_interrupted(model, monkeypatch):

@@ -81,9 +81,9 @@ REFUSED = [
 
 #: Refused in words of another class, for a reason of ours.
 OTHERWISE = {
-    # too little to say what was cut
-    "truncated/zip_3bytes.pth": "unsupported",
-    "truncated/zip_signature.pth": "unsupported",
+    # cut like its neighbours, which are expected to be called so
+    "not-a-checkpoint/pk.pth": "truncated",
+    "not-a-checkpoint/pk34.pth": "truncated",
     # a registry outside the file: whatever it holds there would be called
     "pickle-malformed/ext_unknown.pth": "unsafe",
     "pickle-malformed/ext4_negative.pth": "unsafe",
@@ -195,6 +195,13 @@ def test_errors_are_of_the_expected_class(
             other.append(f"{row['path']}: {row['class']}, not {case['error']['class']}")
     assert counts["all"] > 250
     assert other == []
+
+
+def test_allowed_alternatives_are_explained(results: list[dict[str, Any]]) -> None:
+    """Each case in which we give the second answer stands in docs/kinds.md, with why."""
+    page = (TESTS.parent / "docs" / "kinds.md").read_text(encoding="utf-8")
+    others = [row["path"] for row in results if row["status"] == "alt"]
+    assert [path for path in others if f"`{path}`" not in page] == []
 
 
 def test_no_case_takes_long(results: list[dict[str, Any]]) -> None:

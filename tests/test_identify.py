@@ -92,14 +92,19 @@ def safetensors(tensors: int) -> bytes:
 CHECKPOINT = zipped("m/data.pkl", "m/data/0", "m/version")
 UNSUPPORTED, FOREIGN, TRUNCATED = UnsupportedError, NotACheckpointError, TruncatedError
 
+# What load() reads.
+READ = {
+    "torch-zip": CHECKPOINT,
+    "torch-legacy": MAGIC + pickle.dumps(1001, 2) + b"\x80\x02}.",
+    "torch-legacy 3": pickle.dumps(0x1950A86A20F9469CFC6C, 3) + b"\x80\x03}.",
+    "torch-legacy 4": pickle.dumps(0x1950A86A20F9469CFC6C, 4) + b"\x80\x04}.",
+    "torch-legacy 1": pickle.dumps(0x1950A86A20F9469CFC6C, 1) + b"}.",
+    "torch-tar": tarred("sys_info", "pickle", "tensors", "storages"),
+    "torch-tar folder": tarred("pickle", "storages", "tensors", folder="./"),
+}
+
 SAMPLES = {
     # torch's
-    "torch-legacy": (MAGIC + pickle.dumps(1001, 2) + b"\x80\x02}.", UNSUPPORTED),
-    "torch-legacy 3": (pickle.dumps(0x1950A86A20F9469CFC6C, 3) + b"\x80\x03}.", UNSUPPORTED),
-    "torch-legacy 4": (pickle.dumps(0x1950A86A20F9469CFC6C, 4) + b"\x80\x04}.", UNSUPPORTED),
-    "torch-legacy 1": (pickle.dumps(0x1950A86A20F9469CFC6C, 1) + b"}.", UNSUPPORTED),
-    "torch-tar": (tarred("sys_info", "pickle", "tensors", "storages"), UNSUPPORTED),
-    "torch-tar folder": (tarred("pickle", "storages", "tensors", folder="./"), UNSUPPORTED),
     "torchscript": (zipped("m/data.pkl", "m/constants.pkl", "m/code/x.py"), UNSUPPORTED),
     "torch-package": (zipped("m/.data/extern_modules", "m/model/m.pkl"), UNSUPPORTED),
     "torch-export": (zipped("m/archive_format", "m/models/model.json"), UNSUPPORTED),
@@ -149,13 +154,26 @@ SAMPLES = {
     "empty": (b"", FOREIGN),
     "zeros": (bytes(4096), FOREIGN),
     "zeros many": (bytes(300_000), FOREIGN),
-    "fragment": (b"PK\3\4", FOREIGN),
-    "fragment P": (b"P", FOREIGN),
+    "fragment": (b"PK\3\4", TRUNCATED),
+    "fragment P": (b"P", TRUNCATED),
+    "tar-truncated": (tarred("pickle")[:300], TRUNCATED),
     "unknown": (bytes(range(128, 256)) * 2, FOREIGN),
     "unknown safetensors": ((99).to_bytes(8, "little") + b"{" + b"\xff" * 20, FOREIGN),
     "unknown zeros": (bytes(4096) + b"x", FOREIGN),
     "zip-truncated": (CHECKPOINT[:60], TRUNCATED),
 }
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read(name, tmp_path):
+    data, kind = READ[name], name.split()[0]
+    path = tmp_path / "model.pth"
+    path.write_bytes(data)
+    assert identify(path) == identify(data) == identify(io.BytesIO(data)) == kind
+    assert identify_bytes(data[:4096], data[-65536:], len(data)).kind == kind
+    error = not_a_checkpoint(identification(data), "p")
+    assert type(error) is CorruptError
+    assert error.hint
 
 
 @pytest.mark.parametrize("name", SAMPLES)

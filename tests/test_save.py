@@ -468,7 +468,7 @@ def test_checksum_false() -> None:
 
 
 def test_what_this_version_does_not_write() -> None:
-    for options in ({"format": "legacy"}, {"format": "tar"}, {"protocol": 4}, {"protocol": 0}):
+    for options in ({"format": "tar"}, {"format": ""}, {"protocol": 4}, {"protocol": 0}):
         with pytest.raises(psd.UnsupportedError):
             kit.saved({"w": W}, **options)
     with pytest.raises(ValueError, match="trainable is"):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pystatedict as psd
-from pystatedict import _sidecar
+from pystatedict import _flags, _sidecar
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 B = np.arange(4, dtype=np.float32)
@@ -66,6 +66,7 @@ def test_what_is_written(model, schema):
         "format": "pystatedict.trainable",
         "version": 1,
         "checkpoint": {"name": "model.pth", "bytes": model.stat().st_size},
+        "root": "",
         "trainable": FLAGS,
         "buffers": ["fc.mean"],
         "writer": f"pystatedict {psd.__version__}",
@@ -161,7 +162,7 @@ def test_survives_saving_the_same_tensors_again(model):
     psd.save_trainable(model, FLAGS)
     before = by_zipfile(model)
     again = {"fc.weight": W, "fc.bias": B, "fc.mean": B + 1, "epoch": 3}
-    psd.save(again, model, trainable=False)
+    psd.save(again, model)
     assert by_zipfile(model) != before
     assert psd.load_trainable(model) == dict(FLAGS)
 
@@ -170,7 +171,7 @@ def test_one_changed_value_is_noticed(model):
     psd.save_trainable(model, FLAGS)
     changed = W.copy()
     changed[0, 0] += 1e-6
-    psd.save({"fc.weight": changed, "fc.bias": B, "fc.mean": B + 1}, model, trainable=False)
+    psd.save({"fc.weight": changed, "fc.bias": B, "fc.mean": B + 1}, model)
     with pytest.raises(psd.StaleSidecarError) as caught:
         psd.load_trainable(model)
     assert caught.value.path == str(sidecar(model))
@@ -197,20 +198,20 @@ def test_names_that_the_file_lacks_are_stale(model):
 
 def test_without_checksums(tmp_path):
     path = tmp_path / "m.pth"
-    psd.save({"a": W[0], "b": B}, path, trainable=False, checksum=False)
+    psd.save({"a": W[0], "b": B}, path, checksum=False)
     psd.save_trainable(path, {"a": True})
     assert set(document(path)["checkpoint"]) == {"name", "bytes", "tensors_sha256"}
     assert psd.load_trainable(path) == {"a": True}
-    psd.save({"a": W[1], "b": B}, path, trainable=False, checksum=False)
+    psd.save({"a": W[1], "b": B}, path, checksum=False)
     with pytest.raises(psd.StaleSidecarError):
         psd.load_trainable(path)
 
 
 def test_windows_of_one_storage_are_told_apart(tmp_path):
     path = tmp_path / "m.pth"
-    psd.save({"a": W[0], "b": W[1]}, path, trainable=False, checksum=False)
+    psd.save({"a": W[0], "b": W[1]}, path, checksum=False)
     psd.save_trainable(path, {"a": True})
-    psd.save({"a": W[1], "b": W[0]}, path, trainable=False, checksum=False)
+    psd.save({"a": W[1], "b": W[0]}, path, checksum=False)
     with pytest.raises(psd.StaleSidecarError):
         psd.load_trainable(path)
 
@@ -418,7 +419,7 @@ def test_mode_and_link_are_kept(model, tmp_path):
 
 def find(path, **options):
     with psd.open(path) as checkpoint:
-        return _sidecar.find_flags(checkpoint.archive, checkpoint, str(sidecar(path)), **options)
+        return _flags.find_flags(checkpoint.archive, str(sidecar(path)), **options)
 
 
 def test_find_flags(model):
@@ -433,7 +434,7 @@ def test_find_flags(model):
 def test_find_flags_warns_once_and_gives_none(model, damage):
     psd.save_trainable(model, FLAGS)
     if damage == "stale":
-        psd.save({"fc.weight": W, "fc.bias": B + 1}, model, trainable=False)
+        psd.save({"fc.weight": W, "fc.bias": B + 1}, model)
     else:
         sidecar(model).write_text("{")
     with pytest.warns(psd.StateDictWarning, match="The flags were not applied") as warned:

@@ -186,6 +186,7 @@ def test_types_of_attributes(tmp_path: pathlib.Path) -> None:
         "int": int,
         "str": str,
         "dict[str, TensorInfo]": dict,
+        "tuple[int, ...]": tuple,
     }
     for name, node in classes().items():
         for attribute, written in functions(node.body).items():

@@ -57,9 +57,12 @@ def test_the_model_itself(tmp_path: pathlib.Path) -> None:
         psd.save(Model(), tmp_path / "a.pth")
     with pytest.raises(TypeError, match="Model"):
         psd.save({"model": Model()}, tmp_path / "a.pth")
+    with pytest.raises(TypeError, match=r"hint: save .*save\(model\.state_dict\(\), f\)"):
+        psd.save(Model(), tmp_path / "a.pth")
     for odd in (lambda: None, functools.partial(dict), print):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="no data") as caught:
             psd.save(odd, tmp_path / "a.pth")
+        assert "parentheses" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,6 +29,7 @@ typedef struct {
     psd_limits limits;
     psd_hash_key key;
     psd_open_mode mode;
+    bool salvage;    /* take what is whole of a file that has lost its end */
     psd_span record; /* the pickle to be run, below the top folder; empty: data.pkl */
     /*
      * Inflate a raw deflate stream into exactly `size` bytes.  PSD_OK, PSD_INFLATE
@@ -99,9 +100,12 @@ PSD_CHECKED psd_status psd_archive_open(psd_archive *archive, const psd_input *i
 PSD_CHECKED psd_status psd_archive_run(psd_archive *archive, const psd_input *input,
                                        psd_error *err);
 
+/* Take these storages for lost, since their bytes are damaged; before anything is loaded. */
+void psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t count);
+
 /* Tensors that the host has found in a file of another kind. */
 typedef struct {
-    const psd_storage *storages; /* key, size, dtype, place and what it tells */
+    const psd_storage *storages; /* key, size, dtype, location, place */
     const psd_span *names;
     const psd_tensor *tensors; /* dtype, rank, shape, strides, storage, offset */
     uint32_t storage_count, tensor_count;
@@ -115,6 +119,7 @@ typedef struct {
  *   PSD_TRUNCATED  a storage reaches beyond the file
  *   PSD_STORAGE    a record has not the storage's size, and what comes before it
  *   PSD_TENSOR     a window that reaches beyond its storage
+ *   PSD_ARGUMENT   a tensor of a storage that was not told
  */
 PSD_CHECKED psd_status psd_archive_describe(psd_archive *archive,
                                             const psd_input *input,
@@ -133,6 +138,15 @@ typedef struct {
 PSD_CHECKED psd_status psd_archive_locate(const psd_archive *archive,
                                           const psd_input *input, uint32_t storage,
                                           psd_location *location, psd_error *err);
+
+/*
+ * The CRC-32 of a storage's bytes: the directory's word where there is one, else computed.
+ * A storage without bytes has that of none.
+ */
+PSD_CHECKED psd_status psd_archive_storage_crc32(const psd_archive *archive,
+                                                 const psd_input *input,
+                                                 uint32_t storage, uint32_t *crc,
+                                                 psd_error *err);
 
 /* ------------------------------------------------------------ a zip's records */
 
@@ -167,15 +181,6 @@ PSD_CHECKED psd_status psd_archive_verify(const psd_archive *archive,
                                           const psd_zip_entry *entry, bool *checked,
                                           psd_error *err);
 
-/*
- * The CRC-32 of a storage's bytes; of a zip archive's record that states one, what it
- * states.  0 of a storage that has no bytes.
- */
-PSD_CHECKED psd_status psd_archive_storage_crc32(const psd_archive *archive,
-                                                 const psd_input *input,
-                                                 uint32_t storage, uint32_t *crc32,
-                                                 psd_error *err);
-
 /* The CRC-32 of a record's bytes, whatever the directory says. */
 PSD_CHECKED psd_status psd_archive_crc32(const psd_archive *archive,
                                          const psd_input *input,
@@ -186,13 +191,16 @@ PSD_CHECKED psd_status psd_archive_crc32(const psd_archive *archive,
 
 typedef struct {
     psd_alloc alloc;
-    bool checksum;   /* false: CRC fields stay 0 */
-    bool big_endian; /* byte order of the storages' bytes */
+    psd_dialect dialect; /* ZIP: an archive; STREAM: a legacy stream */
+    bool checksum;       /* of an archive; false: CRC fields stay 0 */
+    bool big_endian;     /* byte order of the storages' bytes */
 } psd_write_options;
 
 /*
  * Write `root`, whose TENSOR values speak of `model`, whose storages' bytes are
- * bytes[0 .. model->storage_count).  The pool is lowered in place.
+ * bytes[0 .. model->storage_count).  Into a stream go the storages of all dense tensors,
+ * so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
+ * all is known to be written.
  */
 PSD_CHECKED psd_status psd_archive_write(psd_pool *pool, psd_ref root,
                                          const psd_model *model, const psd_span *bytes,

@@ -32,6 +32,14 @@ check_storage(const psd_archive *archive, const psd_input *input, const psd_stor
     return PSD_OK;
 }
 
+static bool
+copy_texts(psd_archive *archive, psd_storage *s)
+{
+    s->key = psd_arena_copy(&archive->arena, s->key);
+    s->location = psd_arena_copy(&archive->arena, s->location);
+    return s->key.data != NULL && s->location.data != NULL;
+}
+
 static psd_status
 add_storages(psd_archive *archive, const psd_input *input, const psd_description *told,
              psd_error *err)
@@ -42,16 +50,22 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
         if (status != PSD_OK) {
             return status;
         }
-        if (!told->lasting) {
-            s.key = psd_arena_copy(&archive->arena, s.key);
-        }
-        s.location = PSD_LITERAL("cpu");
         s.parent = PSD_NO_STORAGE;
-        if (s.key.data == NULL || !psd_model_add_storage(&archive->model, &s)) {
+        if ((!told->lasting && !copy_texts(archive, &s)) ||
+            !psd_model_add_storage(&archive->model, &s)) {
             return no_memory(err);
         }
     }
     return PSD_OK;
+}
+
+/* A value was not born: the pool is full, or there is no memory. */
+static psd_status
+not_born(const psd_archive *archive, psd_error *err)
+{
+    return psd_pool_full(&archive->pool)
+               ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE, "too many values for one pickle")
+               : no_memory(err);
 }
 
 static bool
@@ -72,9 +86,13 @@ copy_numbers(psd_archive *archive, psd_tensor *t)
 static psd_status
 check_window(const psd_archive *archive, psd_tensor *t, psd_error *err)
 {
+    if (t->storage >= archive->model.storage_count) {
+        return psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE,
+                        "a tensor of a storage that was not told");
+    }
     size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
     const char *fault = psd_window_count(t, itemsize);
-    if (fault == NULL && t->storage != PSD_NO_STORAGE) {
+    if (fault == NULL) {
         uint64_t reach, room = archive->model.storages[t->storage].size / itemsize;
         fault = psd_window_reach(t, room, &reach);
     }
@@ -100,9 +118,7 @@ add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, bool las
     refs[0] = name.data == NULL ? 0 : psd_new_text(pool, PSD_KIND_TEXT, name);
     refs[1] = refs[0] == 0 ? 0 : psd_new_none(pool);
     if (refs[1] == 0) {
-        return psd_pool_full(pool) ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
-                                              "too many values for one pickle")
-                                   : no_memory(err);
+        return not_born(archive, err);
     }
     psd_value *v = psd_value_at(pool, refs[1]);
     v->kind = PSD_KIND_TENSOR;
@@ -116,21 +132,22 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
                      const psd_description *told, psd_error *err)
 {
     psd_pool *pool = &archive->pool;
-    psd_status status = PSD_OK;
-    if (!psd_model_reserve(&archive->model, told->storage_count, told->tensor_count) ||
-        !psd_pool_reserve(pool, 2 * (uint64_t)told->tensor_count)) {
-        return no_memory(err);
+    psd_status status = add_storages(archive, input, told, err);
+    if (status != PSD_OK) {
+        return status;
     }
-    status = add_storages(archive, input, told, err);
     psd_ref *refs = psd_arena_take_array(&archive->arena,
                                          2 * (size_t)told->tensor_count, sizeof *refs);
     psd_ref dict = psd_torch_new_ordered_dict(pool);
-    if (status == PSD_OK && (refs == NULL || dict == 0)) {
+    if (refs == NULL || told->tensor_count > UINT32_MAX / 2) {
         return no_memory(err);
+    }
+    if (dict == 0) {
+        return not_born(archive, err);
     }
     for (uint32_t i = 0; i < told->tensor_count && status == PSD_OK; i++) {
         status = add_tensor(archive, told->names[i], &told->tensors[i], told->lasting,
-                            refs + 2 * i, err);
+                            refs + 2 * (size_t)i, err);
     }
     if (status == PSD_OK && !psd_set(pool, dict, refs, 2 * told->tensor_count)) {
         return no_memory(err);

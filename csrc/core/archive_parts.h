@@ -12,6 +12,15 @@ PSD_CHECKED psd_status psd_archive_open_zip(psd_archive *archive,
                                             const psd_input *input, psd_error *err);
 PSD_CHECKED psd_status psd_archive_join_zip(psd_archive *archive, psd_error *err);
 
+/* Does the directory state a CRC?  0 on a non-empty record states none. */
+bool psd_archive_states_crc(const psd_zip_entry *entry);
+
+/* The CRC-32 of bytes of the file, read piece by piece. */
+PSD_CHECKED psd_status psd_archive_crc_of_range(const psd_archive *archive,
+                                                const psd_input *input, uint64_t offset,
+                                                uint64_t size, uint32_t *crc,
+                                                psd_error *err);
+
 PSD_CHECKED psd_status psd_archive_open_stream(psd_archive *archive,
                                                const psd_input *input, psd_error *err);
 PSD_CHECKED psd_status psd_archive_join_stream(psd_archive *archive,

@@ -4,6 +4,7 @@
  * its own for each.
  */
 #include "archive_parts.h"
+#include "crc32.h"
 
 void
 psd_archive_init(psd_archive *archive, const psd_options *options)
@@ -71,8 +72,10 @@ psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
     if (psd_safetensors_begins(head)) {
         return psd_archive_open_safetensors(archive, input, err);
     }
-    if (psd_tar_begins(head)) {
-        return psd_archive_open_tar(archive, input, err);
+    bool is_tar;
+    status = psd_tar_begins(input, head, &is_tar, err);
+    if (status != PSD_OK || is_tar) {
+        return status == PSD_OK ? psd_archive_open_tar(archive, input, err) : status;
     }
     return psd_archive_open_zip(archive, input, err);
 }
@@ -86,6 +89,8 @@ dialect_of(psd_archive_kind kind)
     case PSD_ARCHIVE_STREAM: return PSD_DIALECT_STREAM;
     case PSD_ARCHIVE_TAR: return PSD_DIALECT_TAR;
     case PSD_ARCHIVE_PICKLE: return PSD_DIALECT_PLAIN;
+    case PSD_ARCHIVE_SCRIPT: return PSD_DIALECT_SCRIPT;
+    case PSD_ARCHIVE_PACKAGE: return PSD_DIALECT_PACKAGE;
     default: return PSD_DIALECT_ZIP;
     }
 }
@@ -138,11 +143,26 @@ psd_archive_run(psd_archive *archive, const psd_input *input, psd_error *err)
         return status;
     }
     switch (archive->kind) {
-    case PSD_ARCHIVE_STREAM: return psd_archive_join_stream(archive, input, err);
+    case PSD_ARCHIVE_STREAM:
+        status = psd_archive_join_stream(archive, input, err);
+        break;
     case PSD_ARCHIVE_TAR:
-    case PSD_ARCHIVE_PICKLE: return PSD_OK;
-    default: return psd_archive_join_zip(archive, err);
+    case PSD_ARCHIVE_PICKLE: break;
+    default: status = psd_archive_join_zip(archive, err); break;
     }
+    if (archive->options.salvage) {
+        psd_model_lose(&archive->pool, &archive->model);
+    }
+    return status;
+}
+
+void
+psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        archive->model.storages[storages[i]].place = PSD_PLACE_LOST;
+    }
+    psd_model_lose(&archive->pool, &archive->model);
 }
 
 psd_status
@@ -169,4 +189,31 @@ psd_archive_locate(const psd_archive *archive, const psd_input *input, uint32_t 
         }
     }
     return PSD_OK;
+}
+
+psd_status
+psd_archive_storage_crc32(const psd_archive *archive, const psd_input *input,
+                          uint32_t storage, uint32_t *crc, psd_error *err)
+{
+    const psd_storage *s = &archive->model.storages[storage];
+    psd_location where;
+    psd_status status = psd_archive_locate(archive, input, storage, &where, err);
+    *crc = 0;
+    if (status != PSD_OK) {
+        return status;
+    }
+    if (s->place == PSD_PLACE_RECORD) {
+        const psd_zip_entry *entry = &archive->zip.entries[s->at.entry];
+        *crc = entry->crc32;
+        return psd_archive_states_crc(entry)
+                   ? PSD_OK
+                   : psd_archive_crc32(archive, input, entry, crc, err);
+    }
+    if (where.place == PSD_PLACE_MEMORY) {
+        *crc = psd_crc32(0, where.memory, (size_t)s->size);
+    }
+    return where.place == PSD_PLACE_FILE
+               ? psd_archive_crc_of_range(archive, input, where.offset, s->size, crc,
+                                          err)
+               : PSD_OK;
 }

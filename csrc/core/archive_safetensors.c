@@ -42,6 +42,7 @@ describe(psd_archive *archive, const psd_input *input, const psd_safetensors *he
         names[i] = t->name;
         storages[i] = (psd_storage){
             .key = t->name,
+            .location = PSD_LITERAL("cpu"),
             .numel = t->end - t->begin,
             .size = t->end - t->begin,
             .dtype = PSD_DTYPE_UINT8,

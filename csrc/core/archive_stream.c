@@ -13,7 +13,7 @@ psd_archive_open_stream(psd_archive *archive, const psd_input *input, psd_error 
                                         &archive->stream, err);
     archive->program = archive->stream.object;
     archive->program_offset = archive->stream.object_offset;
-    if (status == PSD_OK && psd_pickle_measure(archive->program) == 0) {
+    if (status == PSD_OK && !archive->stream.whole) {
         /* Damage within the pickle is told by running it; what is left of a write or
          * download that stopped has nothing behind it either. */
         archive->end_offset = input->size;
@@ -52,6 +52,9 @@ walk_list(psd_archive *archive, const psd_input *input, psd_error *err)
         }
         psd_status status =
             psd_stream_next(input, key, s->numel, s->size, &offset, &s->at.offset, err);
+        if (status == PSD_TRUNCATED && archive->options.salvage) {
+            break; /* it and all behind it */
+        }
         if (status != PSD_OK) {
             return status;
         }
@@ -69,7 +72,12 @@ psd_archive_join_stream(psd_archive *archive, const psd_input *input, psd_error 
         psd_storage *s = &archive->model.storages[i];
         /* Bytes that nobody has written are nobody's to see: torch gives what its
          * memory happens to hold. */
-        if (s->place == PSD_PLACE_NONE && s->parent == PSD_NO_STORAGE && s->size > 0) {
+        bool missing =
+            s->place == PSD_PLACE_NONE && s->parent == PSD_NO_STORAGE && s->size > 0;
+        if (missing && archive->options.salvage) {
+            s->place = PSD_PLACE_LOST;
+        }
+        else if (missing) {
             status = fails(err, PSD_STORAGE, archive->program_offset + s->position,
                            s->key, "a storage is missing in the file's list");
         }

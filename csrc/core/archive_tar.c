@@ -62,6 +62,14 @@ fails(member *m, psd_status status, const char *sentence)
     return psd_fail_entry(m->err, psd_tar_name(m->member));
 }
 
+/* What failed below tells of no member. */
+static psd_status
+within(member *m, psd_status status)
+{
+    return m->err->entry_size > 0 ? status
+                                  : psd_fail_entry(m->err, psd_tar_name(m->member));
+}
+
 static psd_status
 no_memory(member *m)
 {
@@ -86,8 +94,7 @@ run_next(member *m)
         return fails(m, PSD_TRUNCATED, "the member ends within a pickle");
     }
     if (status != PSD_OK) {
-        return m->err->entry_size > 0 ? status
-                                      : psd_fail_entry(m->err, psd_tar_name(m->member));
+        return within(m, status);
     }
     for (psd_ref ref = 1; ref <= m->pool.count; ref++) {
         if (psd_kind_of(&m->pool, ref) > PSD_KIND_GLOBAL) {
@@ -110,9 +117,9 @@ take(member *m, size_t size, uint8_t *into)
     return status;
 }
 
-/* How many storages or tensors follow. */
+/* A number, then as many storages or tensors. */
 static psd_status
-read_count(member *m, uint64_t *count)
+read_each(member *m, psd_status (*read_one)(member *))
 {
     psd_status status = run_next(m);
     if (status != PSD_OK) {
@@ -122,8 +129,10 @@ read_count(member *m, uint64_t *count)
     if (v->kind != PSD_KIND_INT || v->as.integer < 0) {
         return fails(m, PSD_TAR, "the member does not begin with a number");
     }
-    *count = (uint64_t)v->as.integer;
-    return PSD_OK;
+    for (int64_t left = v->as.integer; left > 0 && status == PSD_OK; left--) {
+        status = read_one(m);
+    }
+    return status;
 }
 
 /* The parts of a tuple of `count`, or NULL with an error. */
@@ -187,9 +196,7 @@ read_storage(member *m)
     }
     status = psd_torch_read_facts(&m->pool, m->at, parts[2], parts[1],
                                   &m->archive->arena, &s, m->err);
-    if (status == PSD_OK) {
-        status = read_name(m, parts[0], &s.key);
-    }
+    status = status == PSD_OK ? read_name(m, parts[0], &s.key) : within(m, status);
     if (status == PSD_OK) {
         status = take(m, sizeof count, count);
     }
@@ -246,11 +253,7 @@ read_view(member *m, psd_ref ref)
 static psd_status
 read_storages(member *m)
 {
-    uint64_t count = 0;
-    psd_status status = read_count(m, &count);
-    for (uint64_t i = 0; i < count && status == PSD_OK; i++) {
-        status = read_storage(m);
-    }
+    psd_status status = read_each(m, read_storage);
     if (status == PSD_OK) {
         status = run_next(m);
     }
@@ -303,20 +306,17 @@ read_geometry(member *m, psd_tensor *t)
 static psd_status
 check_window(member *m, psd_tensor *t)
 {
-    uint64_t reach, room = 0;
-    const psd_model *model = &m->archive->model;
+    uint64_t reach;
     uint64_t item = psd_dtype_row((psd_dtype)t->dtype)->size;
+    const psd_storage *s =
+        t->storage == PSD_NO_STORAGE ? NULL : &m->archive->model.storages[t->storage];
     const char *fault = psd_window_count(t, (size_t)item);
     if (fault == NULL) {
-        room =
-            t->storage == PSD_NO_STORAGE ? 0 : model->storages[t->storage].size / item;
-        fault = psd_window_reach(t, room, &reach);
+        fault = psd_window_reach(t, s == NULL ? 0 : s->size / item, &reach);
     }
     if (fault != NULL) {
         return fails(m, PSD_TENSOR, fault);
     }
-    const psd_storage *s =
-        t->storage == PSD_NO_STORAGE ? NULL : &model->storages[t->storage];
     if (s != NULL && s->parent != PSD_NO_STORAGE) {
         t->storage = s->parent;
         t->offset += t->numel == 0 ? 0 : (int64_t)(s->parent_offset / item);
@@ -324,63 +324,67 @@ check_window(member *m, psd_tensor *t)
     return PSD_OK;
 }
 
-/* (key, storage key or None, class), then numbers.  The class is not looked at, as
- * torch does not: the storage's tells the dtype. */
+/* The storage that a tensor names, and with it the dtype.  The tensor's class is looked
+ * at only where it names none: torch, too, goes by the storage. */
+static psd_status
+read_storage_of(member *m, psd_ref storage, psd_ref class, psd_tensor *t)
+{
+    psd_span key;
+    const psd_model *model = &m->archive->model;
+    if (psd_kind_of(&m->pool, storage) == PSD_KIND_NONE) {
+        t->dtype = (uint8_t)psd_torch_class_dtype(&m->pool, class);
+        return t->dtype != PSD_DTYPE_NONE
+                   ? PSD_OK
+                   : fails(m, PSD_TAR,
+                           "a tensor without a storage and without a dtype");
+    }
+    psd_status status = read_name(m, storage, &key);
+    if (status != PSD_OK) {
+        return status;
+    }
+    t->storage = psd_model_find(model, key);
+    if (t->storage == PSD_NO_STORAGE) {
+        return fails(m, PSD_TAR, "a tensor of a storage that there is not");
+    }
+    t->dtype = model->storages[t->storage].dtype;
+    return PSD_OK;
+}
+
+static psd_status
+add_tensor(member *m, psd_span name, const psd_tensor *t)
+{
+    psd_model *model = &m->archive->model;
+    if (is_known(model, name)) {
+        return fails(m, PSD_TAR, "two storages or tensors have one number");
+    }
+    return psd_model_add_tensor(model, t) &&
+                   psd_names_add(&model->tensor_names, name, model->tensor_count - 1)
+               ? PSD_OK
+               : no_memory(m);
+}
+
+/* (key, storage key or None, class), then numbers. */
 static psd_status
 read_tensor(member *m)
 {
-    psd_span name, key;
-    psd_model *model = &m->archive->model;
-    psd_tensor t = {.storage = PSD_NO_STORAGE, .dtype = PSD_DTYPE_FLOAT32};
+    psd_span name;
+    psd_tensor t = {.storage = PSD_NO_STORAGE};
     psd_status status = run_next(m);
     const psd_ref *parts = status == PSD_OK ? parts_of(m, m->pickle.root, 3) : NULL;
     if (parts == NULL) {
         return m->err->status;
     }
     status = read_name(m, parts[0], &name);
-    if (status == PSD_OK && psd_kind_of(&m->pool, parts[1]) != PSD_KIND_NONE) {
-        status = read_name(m, parts[1], &key);
-        t.storage = status == PSD_OK ? psd_model_find(model, key) : PSD_NO_STORAGE;
-        if (status == PSD_OK && t.storage == PSD_NO_STORAGE) {
-            return fails(m, PSD_TAR, "a tensor of a storage that there is not");
-        }
+    if (status == PSD_OK) {
+        status = read_storage_of(m, parts[1], parts[2], &t);
     }
-    if (status != PSD_OK) {
-        return status;
+    if (status == PSD_OK) {
+        status = read_geometry(m, &t);
     }
-    if (t.storage != PSD_NO_STORAGE) {
-        t.dtype = model->storages[t.storage].dtype;
-    }
-    else {
-        t.dtype = (uint8_t)psd_torch_class_dtype(&m->pool, parts[2]);
-        if (t.dtype == PSD_DTYPE_NONE) {
-            return fails(m, PSD_TAR, "a tensor without a storage and without a dtype");
-        }
-    }
-    status = read_geometry(m, &t);
     if (status == PSD_OK) {
         status = check_window(m, &t);
     }
-    if (status == PSD_OK && is_known(model, name)) {
-        status = fails(m, PSD_TAR, "two storages or tensors have one number");
-    }
-    if (status == PSD_OK &&
-        (!psd_model_add_tensor(model, &t) ||
-         !psd_names_add(&model->tensor_names, name, model->tensor_count - 1))) {
-        status = no_memory(m);
-    }
-    return status;
-}
-
-static psd_status
-read_tensors(member *m)
-{
-    uint64_t count = 0;
-    psd_status status = read_count(m, &count);
-    for (uint64_t i = 0; i < count && status == PSD_OK; i++) {
-        status = read_tensor(m);
-    }
-    return status;
+    return status == PSD_OK ? add_tensor(m, name, &t) : status;
 }
 
 psd_status
@@ -392,7 +396,7 @@ psd_archive_read_tar(psd_archive *archive, const psd_input *input, psd_error *er
     forget_pickle(&m);
     if (status == PSD_OK) {
         begin(&m, archive, input, PSD_TAR_TENSORS, err);
-        status = read_tensors(&m);
+        status = read_each(&m, read_tensor);
         forget_pickle(&m);
     }
     return status;

@@ -227,8 +227,8 @@ crc_differs(const psd_zip_entry *entry, uint64_t offset, uint32_t found, psd_err
 }
 
 /* 0 on a non-empty record: torch was told not to compute it. */
-static bool
-states_crc(const psd_zip_entry *entry)
+bool
+psd_archive_states_crc(const psd_zip_entry *entry)
 {
     return entry->crc32 != 0 || entry->size == 0;
 }
@@ -259,7 +259,7 @@ psd_archive_fetch(const psd_archive *archive, const psd_input *input,
     }
     *bytes = (psd_span){copy, (size_t)entry->size};
     uint32_t crc = psd_crc32(0, copy, bytes->size);
-    return states_crc(entry) && crc != entry->crc32
+    return psd_archive_states_crc(entry) && crc != entry->crc32
                ? crc_differs(entry, *offset, crc, err)
                : PSD_OK;
 }
@@ -282,10 +282,9 @@ crc_of_deflated(const psd_archive *archive, const psd_input *input,
     return status;
 }
 
-/* Of `size` bytes of the file. */
-static psd_status
-crc_of_range(const psd_archive *archive, const psd_input *input, uint64_t offset,
-             uint64_t size, uint32_t *crc, psd_error *err)
+psd_status
+psd_archive_crc_of_range(const psd_archive *archive, const psd_input *input,
+                         uint64_t offset, uint64_t size, uint32_t *crc, psd_error *err)
 {
     psd_status status = PSD_OK;
     psd_arena scratch;
@@ -315,32 +314,9 @@ psd_archive_crc32(const psd_archive *archive, const psd_input *input,
         return status;
     }
     return entry->method == PSD_ZIP_STORED
-               ? crc_of_range(archive, input, offset, entry->size, crc32, err)
+               ? psd_archive_crc_of_range(archive, input, offset, entry->size, crc32,
+                                          err)
                : crc_of_deflated(archive, input, entry, crc32, err);
-}
-
-psd_status
-psd_archive_storage_crc32(const psd_archive *archive, const psd_input *input,
-                          uint32_t storage, uint32_t *crc32, psd_error *err)
-{
-    const psd_storage *s = &archive->model.storages[storage];
-    *crc32 = 0;
-    switch ((psd_place)s->place) {
-    case PSD_PLACE_FILE:
-        return crc_of_range(archive, input, s->at.offset, s->size, crc32, err);
-    case PSD_PLACE_MEMORY:
-        *crc32 = psd_crc32(0, s->at.memory, (size_t)s->size);
-        return PSD_OK;
-    case PSD_PLACE_RECORD: {
-        const psd_zip_entry *entry = &archive->zip.entries[s->at.entry];
-        if (!states_crc(entry)) {
-            return psd_archive_crc32(archive, input, entry, crc32, err);
-        }
-        *crc32 = entry->crc32;
-        return PSD_OK;
-    }
-    default: return PSD_OK;
-    }
 }
 
 psd_status
@@ -349,7 +325,7 @@ psd_archive_verify(const psd_archive *archive, const psd_input *input,
 {
     uint64_t offset;
     uint32_t crc;
-    *checked = states_crc(entry);
+    *checked = psd_archive_states_crc(entry);
     psd_status status = psd_zip_locate(input, entry, &offset, err);
     /* A stored record without a CRC has nothing to be read for; a deflated one
      * can still be damaged. */
@@ -405,6 +381,18 @@ pickle_entry(const psd_archive *archive)
     return psd_archive_find(archive, record);
 }
 
+/* Is there a record wherever the directory says? */
+static psd_status
+locate_all(const psd_archive *archive, const psd_input *input, psd_error *err)
+{
+    psd_status status = PSD_OK;
+    for (uint32_t i = 0; i < archive->zip.count && status == PSD_OK; i++) {
+        uint64_t offset;
+        status = psd_zip_locate(input, &archive->zip.entries[i], &offset, err);
+    }
+    return status;
+}
+
 psd_status
 psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *err)
 {
@@ -416,6 +404,14 @@ psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *er
     }
     psd_status status =
         psd_zip_read(input, &o->limits, o->key, &archive->arena, &archive->zip, err);
+    if (o->salvage && status == PSD_OK) {
+        status = locate_all(archive, input, err);
+    }
+    if (o->salvage && (status == PSD_TRUNCATED || status == PSD_ZIP ||
+                       status == PSD_OVERLAP || status == PSD_NOT_ZIP)) {
+        status = psd_zip_salvage(input, &o->limits, o->key, &archive->arena,
+                                 &archive->zip, err);
+    }
     if (status == PSD_OK) {
         status = tell_kind(archive, err);
     }
@@ -441,12 +437,18 @@ find_storage(const psd_archive *archive, psd_span key)
 {
     const psd_span none = {NULL, 0};
     if (archive->kind == PSD_ARCHIVE_PACKAGE) {
-        return find_in(archive, PSD_LITERAL(".data/"), key, PSD_LITERAL(".storage"));
+        const psd_zip_entry *entry =
+            find_in(archive, PSD_LITERAL(".data/"), key, PSD_LITERAL(".storage"));
+        /* Scripts within packages name the whole record. */
+        return entry != NULL ? entry
+                             : find_in(archive, PSD_LITERAL(".data/"), key, none);
     }
     if (psd_span_equal(archive->options.record, PSD_LITERAL("constants.pkl"))) {
         return find_in(archive, PSD_LITERAL("constants/"), key, none);
     }
-    return find_in(archive, PSD_LITERAL("data/"), key, none);
+    const psd_zip_entry *entry = find_in(archive, PSD_LITERAL("data/"), key, none);
+    /* Of torch 1.4 and 1.5, whose zip files were an experiment. */
+    return entry != NULL ? entry : find_in(archive, PSD_LITERAL("tensors/"), key, none);
 }
 
 const psd_zip_entry *
@@ -467,6 +469,10 @@ psd_archive_join_zip(psd_archive *archive, psd_error *err)
         }
         const psd_zip_entry *entry = find_storage(archive, s->key);
         uint64_t position = archive->program_offset + s->position;
+        if (archive->options.salvage && (entry == NULL || entry->size != s->size)) {
+            s->place = PSD_PLACE_LOST;
+            continue;
+        }
         if (entry == NULL) {
             bool out = psd_leads_out(s->key);
             psd_fail(err, out ? PSD_PATH : PSD_STORAGE, position,

@@ -94,18 +94,6 @@ run_slice8(uint32_t state, const uint8_t *p, size_t size)
     return state;
 }
 
-/* a * b modulo P. */
-static uint32_t
-multiply(uint32_t a, uint32_t b)
-{
-    uint32_t product = 0;
-    for (; a != 0; a <<= 1) {
-        product ^= a >> 31 != 0 ? b : 0;
-        b = b >> 1 ^ ((b & 1) != 0 ? PSD_CRC32_POLYNOMIAL : 0);
-    }
-    return product;
-}
-
 /* ------------------------------------------------------------------ x86-64 */
 
 #if WITH_PCLMUL
@@ -231,6 +219,18 @@ run_vpclmul(uint32_t state, const uint8_t *p, size_t size)
 #define STEP1(state, v) __builtin_aarch64_crc32b((state), (v))
 #endif
 
+/* a * b modulo P. */
+static uint32_t
+multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+    for (; a != 0; a <<= 1) {
+        product ^= a >> 31 != 0 ? b : 0;
+        b = b >> 1 ^ ((b & 1) != 0 ? PSD_CRC32_POLYNOMIAL : 0);
+    }
+    return product;
+}
+
 /*
  * Three stretches side by side, as each step waits for the one before it; they
  * are brought together by moving the first over two stretches, the second over one.
@@ -345,18 +345,4 @@ uint32_t
 psd_crc32(uint32_t seed, const uint8_t *data, size_t size)
 {
     return psd_crc32_by(size < SMALL ? SLICE8 : psd_crc32_best(), seed, data, size);
-}
-
-uint32_t
-psd_crc32_combine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b)
-{
-    /* x^(8 * size_b), by squaring; the inversions of the two CRCs cancel. */
-    uint32_t shift = 0x80000000u;
-    for (uint32_t power = PSD_CRC32_X_8; size_b != 0; size_b >>= 1) {
-        if ((size_b & 1) != 0) {
-            shift = multiply(shift, power);
-        }
-        power = multiply(power, power);
-    }
-    return multiply(shift, crc_a) ^ crc_b;
 }

@@ -27,7 +27,4 @@ uint32_t psd_crc32_by(unsigned kernel, uint32_t seed, const uint8_t *data, size_
 /* The number of the kernel that psd_crc32 uses. */
 unsigned psd_crc32_best(void);
 
-/* CRC of a||b from crc(a), crc(b) and the size of b. */
-uint32_t psd_crc32_combine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b);
-
 #endif

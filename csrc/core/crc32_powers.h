@@ -45,7 +45,6 @@
     0x7cbb312bu, 0xf9766256u, 0x299dc2edu, 0x533b85dau
 
 /* Powers by which separate stretches of a message are brought together. */
-#define PSD_CRC32_X_8     0x00800000u
 #define PSD_CRC32_X_32768 0x09fe548fu
 #define PSD_CRC32_X_65536 0x83852d0fu
 

@@ -58,6 +58,7 @@ typedef enum {
     X(OPCODE, "pickle-opcode", CORRUPT)           \
     X(KIND, "archive-kind", UNSUPPORTED)          \
     X(ELEMENT, "dtype", UNSUPPORTED)              \
+    X(LEGACY, "legacy-dtype", UNSUPPORTED)        \
     X(LIMIT, "limit", LIMIT)
 
 typedef enum {

@@ -20,8 +20,9 @@ const uint8_t psd_operand_sizes[256] = {
     [PSD_OP_LONG_BINGET] = 4,
 };
 
-/* The first fetch of a pickle from afar; each further one is twice as long. */
-#define FIRST_WINDOW ((uint64_t)1 << 16)
+/* The first fetch of a pickle from afar, of which a tar may hold very many small ones;
+ * each further one is twice as long. */
+#define FIRST_WINDOW ((uint64_t)1 << 12)
 
 /* What the operand itself counts beyond its own bytes. */
 static uint64_t

@@ -289,8 +289,11 @@ add_tensor(reader *r, psd_span name, const entry *e, const element *of)
         return false;
     }
     int64_t *shape = keep_shape(r, e, of);
-    if (shape == NULL || !psd_grow(h->alloc, (void **)&h->tensors, &h->capacity,
-                                   (uint64_t)h->count + 1, sizeof *h->tensors)) {
+    void *tensors = h->tensors;
+    bool grown = shape != NULL && psd_grow(h->alloc, &tensors, &h->capacity,
+                                           (uint64_t)h->count + 1, sizeof *h->tensors);
+    h->tensors = tensors;
+    if (!grown) {
         r->status = no_memory(r->json.err);
         return false;
     }
@@ -339,9 +342,12 @@ static bool
 add_note(reader *r, psd_span key, psd_span value)
 {
     psd_safetensors *h = r->header;
-    if (h->note_count >= UINT32_MAX / 4 ||
-        !psd_grow(h->alloc, (void **)&h->notes, &h->note_capacity,
-                  (uint64_t)h->note_count + 2, sizeof *h->notes)) {
+    void *notes = h->notes;
+    bool grown = h->note_count < UINT32_MAX / 4 &&
+                 psd_grow(h->alloc, &notes, &h->note_capacity,
+                          (uint64_t)h->note_count + 2, sizeof *h->notes);
+    h->notes = notes;
+    if (!grown) {
         r->status = no_memory(r->json.err);
         return false;
     }

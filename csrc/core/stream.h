@@ -11,6 +11,7 @@
 #ifndef PSD_STREAM_H
 #define PSD_STREAM_H
 
+#include "buffer.h"
 #include "pickle.h"
 
 /* Bytes that tell a stream; see psd_stream_begins. */
@@ -19,6 +20,7 @@
 typedef struct {
     psd_span object; /* the fourth pickle, our own copy */
     uint64_t object_offset;
+    bool whole;           /* false: the object has no end, and nothing follows */
     const psd_span *keys; /* borrowed from the arena */
     uint32_t key_count;
     uint64_t data_offset; /* of the first storage's count */
@@ -29,7 +31,7 @@ bool psd_stream_begins(psd_span head);
 
 /*
  * Find the five pickles of a stream at the start of `input`.  All but the fourth
- * must be mere data.
+ * must be mere data.  Where the object breaks off is for the machine to tell.
  *
  *   PSD_STREAM  another number than the magic one or 1001, or no list of keys
  *   PSD_CALL    something else than data where only data may stand
@@ -49,5 +51,25 @@ PSD_CHECKED psd_status psd_stream_read(const psd_input *input, const psd_limits 
 PSD_CHECKED psd_status psd_stream_next(const psd_input *input, psd_span key,
                                        uint64_t numel, uint64_t size, uint64_t *offset,
                                        uint64_t *data, psd_error *err);
+
+/* ---------------------------------------------------------------- writing */
+
+/* A storage on its way out. */
+typedef struct {
+    psd_span key;
+    psd_span bytes;
+    uint64_t numel;
+    uint8_t swap_unit; /* of bytes in the other byte order: how many swap together */
+} psd_stream_storage;
+
+/*
+ * Pour a stream whose object is `program`, and whose storages stand in this order.  The
+ * pickles around it are made before the first byte leaves; then it goes forward only.
+ *
+ *   PSD_SINK, PSD_NO_MEMORY
+ */
+PSD_CHECKED psd_status psd_stream_write(psd_alloc alloc, psd_span program,
+                                        const psd_stream_storage *storages,
+                                        uint32_t count, psd_sink sink, psd_error *err);
 
 #endif

@@ -119,10 +119,11 @@ check_version(reader *r)
     if (status == PSD_OK) {
         const psd_value *v = psd_value_at(&s.pool, s.pickle.root);
         if (v->kind != PSD_KIND_INT || v->as.integer != STREAM_VERSION) {
-            psd_fail(r->err, PSD_STREAM, at, "a legacy file of an unknown version");
-            status = psd_fail_numbers(
-                r->err, v->kind == PSD_KIND_INT ? (uint64_t)v->as.integer : 0,
-                STREAM_VERSION);
+            status =
+                psd_fail(r->err, PSD_STREAM, at, "a legacy file of an unknown version");
+            if (v->kind == PSD_KIND_INT && v->as.integer >= 0) {
+                psd_fail_numbers(r->err, (uint64_t)v->as.integer, STREAM_VERSION);
+            }
         }
     }
     psd_pool_clear(&s.pool);
@@ -195,15 +196,13 @@ psd_stream_read(const psd_input *input, const psd_limits *limits, psd_hash_key k
         status = psd_pickle_fetch(input, r.next, input->size, limits, arena,
                                   &stream->object, err);
     }
-    if (status == PSD_OK && psd_pickle_measure(stream->object) == 0) {
-        /* No STOP: the object will tell where it breaks off, and nothing follows. */
-        return PSD_OK;
-    }
-    if (status == PSD_OK) {
+    /* Bytes without an end are all that there are. */
+    if (status == PSD_OK && psd_pickle_measure(stream->object) > 0) {
         r.next += stream->object.size;
         status = read_keys(&r, stream);
+        stream->whole = status == PSD_OK;
+        stream->data_offset = r.next;
     }
-    stream->data_offset = r.next;
     return status;
 }
 

@@ -25,8 +25,12 @@ typedef struct {
     uint64_t size[PSD_TAR_MEMBER_COUNT];
 } psd_tar;
 
-/* Is this the header of a first member that torch may have written? */
-bool psd_tar_begins(psd_span head);
+/*
+ * Is this a tar whose first member torch may have written?  `head` are the file's first
+ * bytes; more are read only where a header in between tells of the member.
+ */
+PSD_CHECKED psd_status psd_tar_begins(const psd_input *input, psd_span head,
+                                      bool *begins, psd_error *err);
 
 /*
  * Find the four members.  Others are passed by, unless their names lead out of

@@ -115,13 +115,6 @@ member_named(psd_span name)
     return PSD_TAR_MEMBER_COUNT;
 }
 
-bool
-psd_tar_begins(psd_span head)
-{
-    return head.size >= PSD_TAR_BLOCK && checksum_holds(head.data) &&
-           member_named(text_at(head.data, NAME, NAME_SIZE)) != PSD_TAR_MEMBER_COUNT;
-}
-
 /* ---------------------------------------------------------------- members */
 
 typedef struct {
@@ -142,6 +135,9 @@ fails(reader *r, psd_status status, psd_span name, const char *sentence)
 
 /* Larger than what writers put before their members: times with fractions. */
 #define EXTENDED_MOST 4096u
+
+/* More than writers put before the first: one for all members, and its own. */
+#define EXTENDED_BEFORE 4u
 
 static bool
 contains(psd_span text, psd_span part)
@@ -174,11 +170,18 @@ check_extended(reader *r, psd_span name, uint64_t size)
     return status;
 }
 
+/* What tells of a member, and stands before its header. */
+static bool
+is_extended(const uint8_t *header)
+{
+    return header[TYPE] == 'x' || header[TYPE] == 'g';
+}
+
 static psd_status
 enter(reader *r, psd_span name, uint8_t type, uint64_t size)
 {
     psd_tar_member member = member_named(name);
-    if (type == 'x' || type == 'g') {
+    if (is_extended(r->header)) {
         return check_extended(r, name, size);
     }
     if (type == 'L' || type == 'K') {
@@ -241,6 +244,35 @@ step(reader *r, bool *done)
     r->next += PSD_TAR_BLOCK +
                (blocks <= room ? blocks * PSD_TAR_BLOCK : left - PSD_TAR_BLOCK);
     return status;
+}
+
+psd_status
+psd_tar_begins(const psd_input *input, psd_span head, bool *begins, psd_error *err)
+{
+    uint8_t header[PSD_TAR_BLOCK];
+    uint64_t next = 0, size;
+    *begins = false;
+    if (head.size < PSD_TAR_BLOCK) {
+        return PSD_OK;
+    }
+    memcpy(header, head.data, PSD_TAR_BLOCK);
+    for (unsigned i = 0;
+         i < EXTENDED_BEFORE && checksum_holds(header) && is_extended(header) &&
+         size_of(header, &size) && size <= EXTENDED_MOST;
+         i++) {
+        next +=
+            PSD_TAR_BLOCK + (size + PSD_TAR_BLOCK - 1) / PSD_TAR_BLOCK * PSD_TAR_BLOCK;
+        if (!psd_fits(next, PSD_TAR_BLOCK, input->size)) {
+            return PSD_OK;
+        }
+        psd_status status = psd_input_copy(input, next, PSD_TAR_BLOCK, header, err);
+        if (status != PSD_OK) {
+            return status;
+        }
+    }
+    *begins = checksum_holds(header) && !is_extended(header) &&
+              member_named(text_at(header, NAME, NAME_SIZE)) != PSD_TAR_MEMBER_COUNT;
+    return PSD_OK;
 }
 
 psd_status

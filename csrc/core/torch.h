@@ -22,6 +22,7 @@ typedef enum {
     PSD_PLACE_RECORD, /* in a zip archive's record, stored or deflated */
     PSD_PLACE_FILE,   /* in the file, as they are */
     PSD_PLACE_MEMORY, /* in the archive's memory: they stood within a pickle */
+    PSD_PLACE_LOST,   /* not there, or damaged: only when a file is salvaged */
 } psd_place;
 
 /* Raw bytes with an element type, as persistent ids tell of them. */
@@ -101,6 +102,7 @@ enum {
     PSD_TENSOR_META = 1 << 4, /* no bytes at all */
     PSD_TENSOR_BUFFER = 1 << 5,
     PSD_TENSOR_STORAGE = 1 << 6, /* it was a storage by itself that was saved */
+    PSD_TENSOR_LOST = 1 << 7,    /* a META whose bytes were lost with the file's */
 };
 
 /* A window on a storage.  Geometry is checked against the storage's size. */
@@ -127,6 +129,9 @@ typedef struct {
 typedef struct {
     psd_ref at;         /* the module's or method's call */
     psd_ref state_dict; /* an OrderedDict with _metadata; 0: too large to be made */
+    psd_ref method;     /* a bound method's name; 0 of a module itself */
+    psd_ref
+        untold; /* what may be missing, a LIST of (path, what, is it a hook?); or 0 */
 } psd_module;
 
 typedef struct {
@@ -150,18 +155,29 @@ PSD_CHECKED bool psd_model_reserve(psd_model *model, uint64_t storages,
 PSD_CHECKED bool psd_model_add_storage(psd_model *model, const psd_storage *storage);
 PSD_CHECKED bool psd_model_add_tensor(psd_model *model, const psd_tensor *tensor);
 
+/* What the module at `at` would give; modules are mostly told in the order of `at`. */
+PSD_CHECKED bool psd_model_set_module(psd_model *model, psd_ref at, psd_ref state_dict);
+
+/* Elements that a byte holds; of the packed types more than one, but a storage by itself
+ * counts bytes. */
+unsigned psd_tensor_per_byte(const psd_tensor *tensor);
+
 /* Bytes of all its elements, or of all its parts. */
 uint64_t psd_tensor_nbytes(const psd_tensor *tensor);
 
 /*
  * Note what the state_dict of the object at `at` would be: `count` refs of names
- * and values.  For hosts that know it from elsewhere; before anyone looks.
+ * and values.  For hosts that know it from elsewhere; before anyone looks.  False when
+ * there is no memory, or no room in the pool.
  */
 PSD_CHECKED bool psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,
                                        const psd_ref *entries, uint32_t count);
 
 /* An empty OrderedDict, or 0. */
 psd_ref psd_torch_new_ordered_dict(psd_pool *pool);
+
+/* Let tensors over storages that are LOST, and those made of such, be META and LOST. */
+void psd_model_lose(psd_pool *pool, psd_model *model);
 
 /* What is known of a module at `ref`, or NULL. */
 const psd_module *psd_model_module(const psd_model *model, psd_ref ref);
@@ -182,7 +198,11 @@ const char *psd_window_reach(const psd_tensor *t, uint64_t room, uint64_t *reach
 typedef enum {
     /* ('storage', class, key, location, numel) */
     PSD_DIALECT_ZIP,
-    /* The same and, as a sixth, None or (key, offset, numel) of a view of it;
+    /* The same, and of torch 1.3 to 1.5 None as a sixth */
+    PSD_DIALECT_SCRIPT,
+    /* As those, and ('reduce_package', number, function, arguments): a call */
+    PSD_DIALECT_PACKAGE,
+    /* The same as the first and, as a sixth, None or (key, offset, numel) of a view of it;
      * ('module', class, file, source) stands for the class */
     PSD_DIALECT_STREAM,
     /* The number of a storage or tensor that was told of before, in decimal;
@@ -245,13 +265,25 @@ psd_dtype psd_torch_class_dtype(psd_pool *pool, psd_ref class_ref);
 psd_span psd_torch_decimal(psd_arena *arena, int64_t v);
 
 /*
- * The way back: every TENSOR of the pool becomes a call with persistent ids, in
- * place.  Storages are keyed by their number, tensors of one storage share its
- * persistent id.  Dtypes without a typed storage class, and storages seen with
- * several dtypes, go through _rebuild_tensor_v3.  Meta tensors keep shape and
- * dtype, and no storage.
+ * The way back: every TENSOR of the pool becomes a call with persistent ids of the
+ * dialect (ZIP or STREAM), in place; `root` is what will be written.  Storages are keyed
+ * by their number, tensors of one storage share its persistent id.  Dtypes without a
+ * typed storage class, and storages seen with several dtypes, go through
+ * _rebuild_tensor_v3.  Meta tensors keep shape and dtype, and no storage.  What is made
+ * of other tensors is written as it was read.
+ *
+ *   PSD_LEGACY    a tensor that torch could not read from a stream
+ *   PSD_ARGUMENT  a tensor without a storage, or a quantized one on a storage that is
+ *                 seen with another dtype
+ *   PSD_LIMIT, PSD_NO_MEMORY
  */
-PSD_CHECKED psd_status psd_torch_write(psd_pool *pool, const psd_model *model,
+PSD_CHECKED psd_status psd_torch_write(psd_pool *pool, psd_ref root,
+                                       const psd_model *model, psd_dialect dialect,
                                        psd_error *err);
+
+/* The key of one of `count` storages: its number, in streams with zeros in front, so that
+ * keys sort as their storages stand.  .data is NULL when there is no memory. */
+psd_span psd_torch_storage_key(psd_arena *arena, psd_dialect dialect, uint32_t storage,
+                               uint32_t count);
 
 #endif

@@ -18,17 +18,6 @@ psd_layout_name(psd_layout layout)
     return names[layout];
 }
 
-uint64_t
-psd_tensor_nbytes(const psd_tensor *tensor)
-{
-    psd_dtype dtype = (psd_dtype)tensor->dtype;
-    unsigned per_byte = psd_dtype_per_byte(dtype);
-    if (tensor->layout != PSD_LAYOUT_STRIDED) {
-        return tensor->more.composite->nbytes;
-    }
-    return (tensor->numel * psd_dtype_row(dtype)->size + per_byte - 1) / per_byte;
-}
-
 /* ---------------------------------------------------------------- parts */
 
 #define PARTS_MOST PSD_ATTRIBUTES_MOST
@@ -127,7 +116,7 @@ read_coo(gathering *g, const psd_ref *data, uint32_t count)
     t->dtype = values->dtype;
     if (!is_index(indices) || indices->rank != 2 || values->rank < 1 ||
         indices->shape[1] != values->shape[0] ||
-        indices->shape[0] + values->rank - 1 != t->rank) {
+        indices->shape[0] != (int64_t)t->rank + 1 - values->rank) {
         return bad(g, "indices, values and size of a COO tensor do not fit together");
     }
     for (unsigned i = 1; i < values->rank; i++) {
@@ -143,66 +132,82 @@ read_coo(gathering *g, const psd_ref *data, uint32_t count)
     return finish(g, more);
 }
 
-/* The last size of `t` but `from_end`. */
-static int64_t
-size_from_end(const psd_tensor *t, unsigned from_end)
+/* What a compressed sparse tensor is made of. */
+typedef struct {
+    const psd_tensor *compressed, *plain, *values;
+    bool by_rows, blocks;
+} compressed_parts;
+
+/* Of batches each part has the same leading sizes. */
+static bool
+fit_together(const psd_tensor *t, const compressed_parts *c)
 {
-    return t->rank > from_end ? t->shape[t->rank - 1 - from_end] : -1;
+    if (!is_index(c->compressed) || c->compressed->dtype != c->plain->dtype ||
+        c->compressed->rank < 1 || c->plain->rank != c->compressed->rank) {
+        return false;
+    }
+    unsigned batch = c->compressed->rank - 1u;
+    bool fits = t->rank >= batch + 2 &&
+                c->values->rank == t->rank - 1u + (c->blocks ? 2u : 0u) &&
+                c->values->shape[batch] == c->plain->shape[batch];
+    for (unsigned i = 0; fits && i < batch; i++) {
+        fits = t->shape[i] == c->compressed->shape[i] &&
+               t->shape[i] == c->plain->shape[i] && t->shape[i] == c->values->shape[i];
+    }
+    return fits;
+}
+
+/* One index more than rows, or than rows of blocks. */
+static bool
+has_all_rows(const psd_tensor *t, const compressed_parts *c)
+{
+    unsigned batch = c->compressed->rank - 1u;
+    int64_t rows = t->shape[batch + (c->by_rows ? 0u : 1u)], block = 1;
+    if (c->blocks) {
+        block = c->values->shape[batch + (c->by_rows ? 1u : 2u)];
+    }
+    return block > 0 && rows % block == 0 &&
+           c->compressed->shape[batch] - 1 == rows / block;
 }
 
 /*
- * (compressed indices, plain indices, values, size).  Of batches each has the same
- * leading sizes; values of BSR and BSC are blocks, and may have dense sizes behind.
+ * (compressed indices, plain indices, values, size).  Values of BSR and BSC are
+ * blocks, and any may have dense sizes behind.
  */
 static psd_status
 read_compressed(gathering *g, psd_layout layout, const psd_ref *data, uint32_t count)
 {
-    bool by_rows = layout == PSD_LAYOUT_SPARSE_CSR || layout == PSD_LAYOUT_SPARSE_BSR;
-    bool blocks = layout == PSD_LAYOUT_SPARSE_BSR || layout == PSD_LAYOUT_SPARSE_BSC;
+    compressed_parts c = {
+        .by_rows = layout == PSD_LAYOUT_SPARSE_CSR || layout == PSD_LAYOUT_SPARSE_BSR,
+        .blocks = layout == PSD_LAYOUT_SPARSE_BSR || layout == PSD_LAYOUT_SPARSE_BSC,
+    };
     if (count != 4) {
         return bad(g, "a compressed sparse tensor has not four parts");
     }
-    const psd_span compressed_name =
-        by_rows ? PSD_LITERAL("crow_indices") : PSD_LITERAL("ccol_indices");
-    const psd_span plain_name =
-        by_rows ? PSD_LITERAL("col_indices") : PSD_LITERAL("row_indices");
-    const psd_tensor *compressed = add_part(g, compressed_name, data[0]);
-    const psd_tensor *plain =
-        compressed == NULL ? NULL : add_part(g, plain_name, data[1]);
-    const psd_tensor *values =
-        plain == NULL ? NULL : add_part(g, PSD_LITERAL("values"), data[2]);
-    if (values == NULL) {
+    c.compressed = add_part(
+        g, c.by_rows ? PSD_LITERAL("crow_indices") : PSD_LITERAL("ccol_indices"),
+        data[0]);
+    c.plain = c.compressed == NULL ? NULL
+                                   : add_part(g,
+                                              c.by_rows ? PSD_LITERAL("col_indices")
+                                                        : PSD_LITERAL("row_indices"),
+                                              data[1]);
+    c.values = c.plain == NULL ? NULL : add_part(g, PSD_LITERAL("values"), data[2]);
+    if (c.values == NULL) {
         return g->p->err->status;
     }
     psd_status status = read_size(g, data[3]);
     if (status != PSD_OK) {
         return status;
     }
-    psd_tensor *t = g->t;
-    t->dtype = values->dtype;
-    unsigned batch = compressed->rank - 1u;
-    bool fits = is_index(compressed) && compressed->dtype == plain->dtype &&
-                compressed->rank >= 1 && plain->rank == compressed->rank &&
-                t->rank >= batch + 2 &&
-                values->rank == t->rank - 1u + (blocks ? 2u : 0u) &&
-                values->shape[batch] == plain->shape[batch];
-    for (unsigned i = 0; fits && i < batch; i++) {
-        fits = t->shape[i] == compressed->shape[i] && t->shape[i] == plain->shape[i] &&
-               t->shape[i] == values->shape[i];
-    }
-    if (!fits) {
+    g->t->dtype = c.values->dtype;
+    if (!fit_together(g->t, &c)) {
         return bad(g,
                    "indices, values and size of a sparse tensor do not fit together");
     }
-    int64_t rows = t->shape[batch + (by_rows ? 0u : 1u)], block = 1;
-    if (blocks) {
-        block = values->shape[batch + (by_rows ? 1u : 2u)];
-    }
-    if (block <= 0 || rows % block != 0 ||
-        size_from_end(compressed, 0) != rows / block + 1) {
-        return bad(g, "a sparse tensor has not one index more than rows");
-    }
-    return finish(g, (psd_composite){.coalesced = -1});
+    return has_all_rows(g->t, &c)
+               ? finish(g, (psd_composite){.coalesced = -1})
+               : bad(g, "a sparse tensor has not one index more than rows");
 }
 
 /* A layout as _get_layout('torch.sparse_coo'), or as TorchScript's number. */
@@ -336,6 +341,33 @@ read_nested(gathering *g, const psd_ref *args, uint32_t count)
     return finish(g, (psd_composite){.coalesced = -1});
 }
 
+/* Values and offsets, and lengths where there are some; false with an error. */
+static bool
+gather_jagged(gathering *g, psd_ref dict)
+{
+    const psd_torch_pass *p = g->p;
+    psd_ref values = psd_torch_lookup(p, dict, PSD_LITERAL("values"));
+    psd_ref offsets = psd_torch_lookup(p, dict, PSD_LITERAL("offsets"));
+    psd_ref lengths = psd_torch_lookup(p, dict, PSD_LITERAL("lengths"));
+    if (values == 0 || offsets == 0) {
+        (void)bad(g, "a jagged tensor has no values or no offsets");
+        return false;
+    }
+    bool has_lengths = lengths != 0 && psd_kind_of(p->pool, lengths) != PSD_KIND_NONE;
+    return add_part(g, PSD_LITERAL("values"), values) != NULL &&
+           add_part(g, PSD_LITERAL("offsets"), offsets) != NULL &&
+           (!has_lengths || add_part(g, PSD_LITERAL("lengths"), lengths) != NULL);
+}
+
+/* The dimension of ragged length, 1 if the file does not say. */
+static int64_t
+ragged_axis(const gathering *g, psd_ref dict)
+{
+    psd_ref axis = psd_torch_lookup(g->p, dict, PSD_LITERAL("_ragged_idx"));
+    const psd_value *v = psd_value_at(g->p->pool, axis);
+    return axis != 0 && v->kind == PSD_KIND_INT ? v->as.integer : 1;
+}
+
 /* One dict: values, offsets, lengths or None, _ragged_idx, ..., requires_grad. */
 static psd_status
 read_jagged(gathering *g, const psd_ref *args, uint32_t count)
@@ -344,28 +376,12 @@ read_jagged(gathering *g, const psd_ref *args, uint32_t count)
     if (count != 1 || psd_kind_of(p->pool, args[0]) != PSD_KIND_DICT) {
         return bad(g, "a jagged tensor is not made of a dict");
     }
-    psd_ref values_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("values"));
-    psd_ref offsets_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("offsets"));
-    psd_ref lengths_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("lengths"));
-    psd_ref ragged_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("_ragged_idx"));
-    psd_ref grad_ref = psd_torch_lookup(p, args[0], PSD_LITERAL("requires_grad"));
-    if (values_ref == 0 || offsets_ref == 0) {
-        return bad(g, "a jagged tensor has no values or no offsets");
-    }
-    const psd_tensor *values = add_part(g, PSD_LITERAL("values"), values_ref);
-    const psd_tensor *offsets =
-        values == NULL ? NULL : add_part(g, PSD_LITERAL("offsets"), offsets_ref);
-    if (offsets == NULL) {
+    if (!gather_jagged(g, args[0])) {
         return p->err->status;
     }
-    if (lengths_ref != 0 && psd_kind_of(p->pool, lengths_ref) != PSD_KIND_NONE &&
-        add_part(g, PSD_LITERAL("lengths"), lengths_ref) == NULL) {
-        return p->err->status;
-    }
-    const psd_value *ragged =
-        ragged_ref == 0 ? NULL : psd_value_at(p->pool, ragged_ref);
-    int64_t axis =
-        ragged != NULL && ragged->kind == PSD_KIND_INT ? ragged->as.integer : 1;
+    const psd_tensor *values = psd_torch_tensor_at(p, g->parts[0].tensor);
+    const psd_tensor *offsets = psd_torch_tensor_at(p, g->parts[1].tensor);
+    int64_t axis = ragged_axis(g, args[0]);
     if (!is_index(offsets) || offsets->rank != 1 || offsets->shape[0] < 1 ||
         values->rank < 1 || values->rank > 63 || axis < 1 || axis > values->rank) {
         return bad(g, "values and offsets of a jagged tensor do not fit together");
@@ -379,8 +395,8 @@ read_jagged(gathering *g, const psd_ref *args, uint32_t count)
         shape[i] = (int64_t)i == axis ? -1 : values->shape[i - 1];
     }
     bool requires_grad;
-    if (grad_ref != 0 && psd_torch_flag_at(p, grad_ref, &requires_grad) &&
-        requires_grad) {
+    psd_ref grad = psd_torch_lookup(p, args[0], PSD_LITERAL("requires_grad"));
+    if (grad != 0 && psd_torch_flag_at(p, grad, &requires_grad) && requires_grad) {
         g->t->flags |= PSD_TENSOR_REQUIRES_GRAD;
     }
     g->t->layout = PSD_LAYOUT_JAGGED;

@@ -82,6 +82,8 @@ psd_torch_is_plain(const psd_global *global, bool called)
     switch (psd_known_of(global->tag)) {
     case PSD_KNOWN_NOTHING:
     case PSD_KNOWN_GETATTR:
+    case PSD_KNOWN_ORDERED_DICT:
+    case PSD_KNOWN_COMPILED:
     case PSD_KNOWN_GRAPH_MODULE: return false;
     case PSD_KNOWN_LOAD_FROM_BYTES: return !called;
     default: return true;
@@ -113,8 +115,15 @@ psd_known_find(psd_span module, psd_span name)
         {"_load_from_bytes", PSD_KNOWN_LOAD_FROM_BYTES},
     };
     static const row codecs[] = {{"encode", PSD_KNOWN_ENCODE}};
+    static const row collections[] = {{"OrderedDict", PSD_KNOWN_ORDERED_DICT}};
     static const row builtins[] = {{"getattr", PSD_KNOWN_GETATTR}};
-    static const row graph[] = {{"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE}};
+    static const row compiled[] = {{"OptimizedModule", PSD_KNOWN_COMPILED}};
+    static const row graph[] = {
+        {"reduce_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_package_graph_module", PSD_KNOWN_GRAPH_MODULE},
+        {"reduce_deploy_graph_module", PSD_KNOWN_GRAPH_MODULE},
+    };
+    static const row script[] = {{"restore_type_tag", PSD_KNOWN_TYPE_TAG}};
     static const row tensor[] = {
         {"_rebuild_from_type_v2", PSD_KNOWN_REBUILD_FROM_TYPE},
         {"_rebuild_from_type", PSD_KNOWN_REBUILD_FROM_TYPE},
@@ -143,6 +152,9 @@ psd_known_find(psd_span module, psd_span name)
     if (psd_span_equal(module, PSD_LITERAL("torch.cuda"))) {
         return find_cuda(name);
     }
+    if (psd_span_equal(module, PSD_LITERAL("collections"))) {
+        return FIND(collections);
+    }
     if (psd_span_equal(module, PSD_LITERAL("_codecs"))) {
         return FIND(codecs);
     }
@@ -152,6 +164,12 @@ psd_known_find(psd_span module, psd_span name)
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.fx.graph_module"))) {
         return FIND(graph);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch._dynamo.eval_frame"))) {
+        return FIND(compiled);
+    }
+    if (psd_span_equal(module, PSD_LITERAL("torch.jit._pickle"))) {
+        return FIND(script);
     }
     if (psd_span_equal(module, PSD_LITERAL("torch.serialization"))) {
         return FIND(serialization);

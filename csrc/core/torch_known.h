@@ -19,9 +19,12 @@ typedef enum {
     PSD_KNOWN_BUFFER,       /* torch.nn.parameter.Buffer */
     PSD_KNOWN_ENCODE,       /* _codecs.encode: bytes as protocol 2 spells them */
     PSD_KNOWN_LOAD_FROM_BYTES,
+    PSD_KNOWN_ORDERED_DICT,   /* collections.OrderedDict */
     PSD_KNOWN_GETATTR,        /* builtins.getattr: of a bound method */
+    PSD_KNOWN_COMPILED,       /* torch._dynamo.eval_frame.OptimizedModule */
     PSD_KNOWN_GRAPH_MODULE,   /* torch.fx.graph_module.reduce_graph_module */
     PSD_KNOWN_GET_LAYOUT,     /* torch.serialization._get_layout */
+    PSD_KNOWN_TYPE_TAG,       /* torch.jit._pickle.restore_type_tag */
     PSD_KNOWN_QSCHEME,        /* torch.per_tensor_affine, ...; the tag holds it */
     PSD_KNOWN_PARAMETER,      /* torch.nn.parameter.Parameter */
     PSD_KNOWN_REBUILD_TENSOR, /* these three in this order */

@@ -63,6 +63,24 @@ psd_model_add_tensor(psd_model *model, const psd_tensor *tensor)
     return true;
 }
 
+unsigned
+psd_tensor_per_byte(const psd_tensor *tensor)
+{
+    bool counts_bytes = (tensor->flags & PSD_TENSOR_STORAGE) != 0;
+    return counts_bytes ? 1 : psd_dtype_per_byte((psd_dtype)tensor->dtype);
+}
+
+uint64_t
+psd_tensor_nbytes(const psd_tensor *tensor)
+{
+    unsigned per_byte = psd_tensor_per_byte(tensor);
+    if (tensor->layout != PSD_LAYOUT_STRIDED) {
+        return tensor->more.composite->nbytes;
+    }
+    uint64_t size = tensor->numel * psd_dtype_row((psd_dtype)tensor->dtype)->size;
+    return (size + per_byte - 1) / per_byte;
+}
+
 uint32_t
 psd_model_find(const psd_model *model, psd_span key)
 {
@@ -70,8 +88,9 @@ psd_model_find(const psd_model *model, psd_span key)
     return number == NULL ? PSD_NO_STORAGE : *number;
 }
 
-const psd_module *
-psd_model_module(const psd_model *model, psd_ref ref)
+/* Where the module at `ref` stands in their list, or would. */
+static uint32_t
+place_of(const psd_model *model, psd_ref ref)
 {
     uint32_t low = 0, high = model->module_count;
     while (low < high) {
@@ -83,7 +102,86 @@ psd_model_module(const psd_model *model, psd_ref ref)
             high = middle;
         }
     }
-    return low < model->module_count && model->modules[low].at == ref
-               ? &model->modules[low]
-               : NULL;
+    return low;
+}
+
+static bool
+is_at(const psd_model *model, uint32_t place, psd_ref ref)
+{
+    return place < model->module_count && model->modules[place].at == ref;
+}
+
+bool
+psd_model_set_module(psd_model *model, psd_ref at, psd_ref state_dict)
+{
+    uint32_t place = place_of(model, at);
+    if (!is_at(model, place, at)) {
+        void *modules = model->modules;
+        bool grown =
+            psd_grow(model->alloc, &modules, &model->module_capacity,
+                     (uint64_t)model->module_count + 1, sizeof *model->modules);
+        model->modules = modules;
+        if (!grown) {
+            return false;
+        }
+        memmove(model->modules + place + 1, model->modules + place,
+                (model->module_count - place) * sizeof *model->modules);
+        model->module_count++;
+    }
+    model->modules[place] = (psd_module){.at = at, .state_dict = state_dict};
+    return true;
+}
+
+const psd_module *
+psd_model_module(const psd_model *model, psd_ref ref)
+{
+    uint32_t place = place_of(model, ref);
+    return is_at(model, place, ref) ? &model->modules[place] : NULL;
+}
+
+/* ---------------------------------------------------------------- what was lost */
+
+static bool
+is_lost(const psd_pool *pool, const psd_model *model, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    return ref != 0 && v->kind == PSD_KIND_TENSOR &&
+           (model->tensors[v->as.index].flags & PSD_TENSOR_LOST) != 0;
+}
+
+/* Is anything lost that the tensor is made of? */
+static bool
+has_lost(const psd_pool *pool, const psd_model *model, const psd_tensor *t)
+{
+    if (t->layout == PSD_LAYOUT_STRIDED) {
+        const psd_quantizer *q = t->more.quantizer;
+        return q != NULL && (is_lost(pool, model, q->scales) ||
+                             is_lost(pool, model, q->zero_points));
+    }
+    for (uint32_t i = 0; i < t->more.composite->count; i++) {
+        if (is_lost(pool, model, t->more.composite->parts[i].tensor)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+psd_model_lose(psd_pool *pool, psd_model *model)
+{
+    const uint8_t lost = PSD_TENSOR_META | PSD_TENSOR_LOST;
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        psd_tensor *t = &model->tensors[i];
+        if (t->layout == PSD_LAYOUT_STRIDED && t->storage != PSD_NO_STORAGE &&
+            model->storages[t->storage].place == PSD_PLACE_LOST && t->numel > 0) {
+            t->flags |= lost;
+        }
+    }
+    /* Parts mostly come before what is made of them; twice, for the others. */
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < model->tensor_count; i++) {
+            psd_tensor *t = &model->tensors[i];
+            t->flags |= has_lost(pool, model, t) ? lost : 0;
+        }
+    }
 }

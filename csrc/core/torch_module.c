@@ -9,70 +9,7 @@
  * names double at every level: what is made is bounded by the size of the pool,
  * and a module beyond the bound has no state_dict here.
  */
-#include "torch_pass.h"
-
-/* Of a module's attributes torch's own come first.  A dict may be the state of many
- * calls, so no more of it is looked at for each. */
-#define LOOKED_AT 64u
-
-/* ---------------------------------------------------------------- shapes */
-
-typedef struct {
-    const psd_ref *items; /* key, value, ... */
-    uint32_t count;
-} pairs;
-
-/* The pairs of a dict, or of a call that is one: OrderedDict(). */
-static pairs
-pairs_of(const psd_pool *pool, psd_ref ref)
-{
-    const psd_value *v = psd_value_at(pool, ref);
-    if (v->kind == PSD_KIND_DICT) {
-        return (pairs){v->as.items, v->count};
-    }
-    if (v->kind == PSD_KIND_CALL) {
-        return (pairs){v->as.call->items, v->as.call->item_count};
-    }
-    return (pairs){NULL, 0};
-}
-
-/* What the dict holds under this text, among the first of its pairs; 0 if nothing. */
-static psd_ref
-attribute(const psd_pool *pool, psd_ref dict, psd_span name)
-{
-    pairs p = pairs_of(pool, dict);
-    for (uint32_t i = 0; i + 1 < p.count && i < 2 * LOOKED_AT; i += 2) {
-        if (psd_text_is(psd_value_at(pool, p.items[i]), name)) {
-            return p.items[i + 1];
-        }
-    }
-    return 0;
-}
-
-/* The dict of a module's attributes; 0 when the value is none. */
-static psd_ref
-attributes_of(const psd_torch_pass *p, psd_ref ref)
-{
-    const psd_value *v = psd_value_at(p->pool, ref);
-    if (v->kind != PSD_KIND_CALL) {
-        return 0;
-    }
-    psd_ref state = v->as.call->state;
-    uint16_t tag = psd_torch_tag_at(p, v->as.call->callable);
-    const psd_value *args = psd_value_at(p->pool, v->as.call->args);
-    if (psd_known_of(tag) == PSD_KNOWN_GRAPH_MODULE && args->kind == PSD_KIND_TUPLE &&
-        args->count > 0) {
-        state = args->as.items[0];
-    }
-    const psd_value *s = psd_value_at(p->pool, state);
-    if (state != 0 && s->kind == PSD_KIND_TUPLE && s->count == 2) {
-        state = s->as.items[0]; /* of a class with slots: (attributes, slots) */
-    }
-    bool is_module = state != 0 && psd_kind_of(p->pool, state) == PSD_KIND_DICT &&
-                     attribute(p->pool, state, PSD_LITERAL("_parameters")) != 0 &&
-                     attribute(p->pool, state, PSD_LITERAL("_modules")) != 0;
-    return is_module ? state : 0;
-}
+#include "torch_walk.h"
 
 /* The module of getattr(module, name), a bound method; 0 when the value is none. */
 static psd_ref
@@ -86,312 +23,230 @@ owner_of(const psd_torch_pass *p, psd_ref ref)
     const psd_value *args = psd_value_at(p->pool, v->as.call->args);
     bool two = args->kind == PSD_KIND_TUPLE && args->count == 2 &&
                psd_kind_of(p->pool, args->as.items[1]) == PSD_KIND_TEXT;
-    return two && attributes_of(p, args->as.items[0]) != 0 ? args->as.items[0] : 0;
+    psd_module_look found;
+    return two && psd_walk_is_module(p, args->as.items[0], &found) ? args->as.items[0]
+                                                                   : 0;
 }
 
-/* ---------------------------------------------------------------- growing lists */
-
-typedef struct {
-    psd_ref *refs;
-    uint32_t count, capacity;
-} list;
-
-static bool
-add(psd_alloc alloc, list *l, psd_ref ref)
+/* The name of a bound method, a TEXT; 0 when the value is none. */
+static psd_ref
+method_of(const psd_torch_pass *p, psd_ref ref)
 {
-    if (!psd_grow(alloc, (void **)&l->refs, &l->capacity, (uint64_t)l->count + 1,
-                  sizeof *l->refs)) {
-        return false;
+    if (owner_of(p, ref) == 0) {
+        return 0;
     }
-    l->refs[l->count++] = ref;
-    return true;
-}
-
-static void
-let_go(psd_alloc alloc, list *l)
-{
-    if (l->refs != NULL) {
-        alloc.resize(alloc.ctx, l->refs, l->capacity * sizeof *l->refs, 0);
-    }
-    *l = (list){NULL, 0, 0};
+    const psd_call *call = psd_value_at(p->pool, ref)->as.call;
+    return psd_value_at(p->pool, call->args)->as.items[1];
 }
 
 /* ---------------------------------------------------------------- one state_dict */
 
-/* A module being walked: its own entries are done, its children go on. */
-typedef struct {
-    psd_ref module;
-    psd_span prefix; /* "" or ends with a dot */
-    pairs children;
-    uint32_t next;
-} frame;
-
-typedef struct {
-    psd_torch_pass *p;
-    psd_alloc alloc;
-    bool *open; /* by value: the module is being walked */
-    frame *frames;
-    uint32_t depth, capacity;
-    list entries;  /* name, value, ... */
-    list versions; /* prefix, {"version": n}, ... */
-    psd_ref version_word, numbers[2];
-    uint64_t left;       /* steps that may still be taken */
-    uint64_t left_bytes; /* of names */
-    bool full;           /* too much to be made */
-    bool failed;         /* no memory */
-} walk;
-
-/* A step of the walk; false when there were too many. */
+/* The names of a set, or of set([...]) of the older protocols. */
 static bool
-may_go_on(walk *w, size_t bytes)
-{
-    bool may = w->left > 0 && w->left_bytes >= bytes;
-    w->left -= may ? 1 : 0;
-    w->left_bytes -= may ? bytes : 0;
-    w->full = w->full || !may;
-    return may && !w->failed;
-}
-
-static psd_ref
-born(walk *w, psd_ref ref)
-{
-    w->full = w->full || (ref == 0 && psd_pool_full(w->p->pool));
-    w->failed = w->failed || ref == 0;
-    return ref;
-}
-
-/* `prefix` + `name` + `ending` in the arena. */
-static psd_span
-joined(walk *w, psd_span prefix, psd_span name, psd_span ending)
-{
-    size_t size = prefix.size + name.size + ending.size;
-    uint8_t *text = psd_arena_take(w->p->pool->arena, size);
-    if (text == NULL) {
-        w->failed = true;
-        return (psd_span){NULL, 0};
-    }
-    if (prefix.size > 0) {
-        memcpy(text, prefix.data, prefix.size);
-    }
-    if (name.size > 0) {
-        memcpy(text + prefix.size, name.data, name.size);
-    }
-    if (ending.size > 0) {
-        memcpy(text + prefix.size + name.size, ending.data, ending.size);
-    }
-    return (psd_span){text, size};
-}
-
-/* The text of a key; modules and tensors have no other keys. */
-static bool
-name_at(const psd_pool *pool, psd_ref ref, psd_span *name)
-{
-    const psd_value *v = psd_value_at(pool, ref);
-    if (v->kind != PSD_KIND_TEXT && v->kind != PSD_KIND_STRING) {
-        return false;
-    }
-    *name = psd_text_of(v);
-    return true;
-}
-
-static void
-add_entry(walk *w, psd_span prefix, psd_span name, psd_ref value)
-{
-    const psd_span none = {NULL, 0};
-    psd_span full = joined(w, prefix, name, none);
-    psd_ref key =
-        w->failed ? 0 : born(w, psd_new_text(w->p->pool, PSD_KIND_TEXT, full));
-    w->failed = w->failed || !add(w->alloc, &w->entries, key) ||
-                !add(w->alloc, &w->entries, value);
-}
-
-/* Parameters keep the flags that they have; a buffer is known not to be trained. */
-static void
-mark_buffer(walk *w, psd_ref ref)
-{
-    const psd_value *v = psd_value_at(w->p->pool, ref);
-    psd_tensor *t =
-        v->kind == PSD_KIND_TENSOR ? &w->p->model->tensors[v->as.index] : NULL;
-    if (t != NULL && (t->flags & PSD_TENSOR_PARAMETER) == 0) {
-        t->flags |= PSD_TENSOR_BUFFER;
-    }
-}
-
-/* Is the name one of the set's?  A set, or set([...]) of the older protocols. */
-static bool
-is_in(walk *w, psd_ref set, psd_span name)
+read_left_out(psd_walk *w, psd_ref set)
 {
     const psd_pool *pool = w->p->pool;
     const psd_value *v = psd_value_at(pool, set);
-    if (set != 0 && v->kind == PSD_KIND_CALL) {
-        const psd_value *args = psd_value_at(pool, v->as.call->args);
-        v = args->kind == PSD_KIND_TUPLE && args->count == 1
-                ? psd_value_at(pool, args->as.items[0])
-                : args;
-    }
-    bool found = false;
-    if (set != 0 && (v->kind == PSD_KIND_SET || v->kind == PSD_KIND_LIST)) {
-        for (uint32_t i = 0; i < v->count && !found && may_go_on(w, 0); i++) {
-            found = psd_text_is(psd_value_at(pool, v->as.items[i]), name);
+    psd_names_clear(&w->left_out);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(pool, v->as.call->args);
+        if (v->kind == PSD_KIND_TUPLE && v->count == 1) {
+            v = psd_value_at(pool, v->as.items[0]);
         }
     }
-    return found;
+    if (v->kind != PSD_KIND_SET && v->kind != PSD_KIND_LIST) {
+        return true;
+    }
+    for (uint32_t i = 0; i < v->count; i++) {
+        psd_span name;
+        bool named = psd_walk_name_at(pool, v->as.items[i], &name);
+        if (!psd_walk_may_go_on(w, named ? name.size : 0)) {
+            return false;
+        }
+        if (named && psd_names_find(&w->left_out, name) == NULL) {
+            w->failed = w->failed || !psd_names_add(&w->left_out, name, i);
+        }
+    }
+    return true;
 }
 
 /* _parameters, or _buffers but those that are not to be saved. */
 static bool
-add_own(walk *w, psd_span prefix, pairs own, bool buffers, psd_ref left_out)
+add_own(psd_walk *w, psd_span prefix, psd_pairs own, bool buffers)
 {
     const psd_pool *pool = w->p->pool;
     for (uint32_t i = 0; i + 1 < own.count; i += 2) {
         psd_span name;
         psd_ref value = own.items[i + 1];
-        if (!name_at(pool, own.items[i], &name) ||
-            psd_kind_of(pool, value) == PSD_KIND_NONE) {
-            continue;
-        }
-        if (!may_go_on(w, prefix.size + name.size)) {
+        bool saved = psd_walk_name_at(pool, own.items[i], &name) &&
+                     psd_kind_of(pool, value) != PSD_KIND_NONE;
+        /* What is passed by is a step as well: many modules may share one dict. */
+        if (!psd_walk_may_go_on(w, saved ? prefix.size + name.size : 0)) {
             return false;
         }
-        if (buffers && is_in(w, left_out, name)) {
+        if (!saved || (buffers && psd_names_find(&w->left_out, name) != NULL)) {
             continue;
         }
         if (buffers) {
-            mark_buffer(w, value);
+            psd_walk_mark_buffer(w, value);
         }
-        add_entry(w, prefix, name, value);
+        psd_walk_add_entry(w, prefix, name, value);
     }
     return true;
 }
 
-/* Of torch's own classes those that normalise are of version 2, the rest of 1. */
+/* ---------------------------------------------------------------- the walk */
+
+/* Parameters, buffers and what else a module has of its own. */
 static bool
-is_second_version(const walk *w, psd_ref module)
+add_all_own(psd_walk *w, psd_ref ref, psd_span prefix, const psd_module_look *m)
 {
-    const psd_call *call = psd_value_at(w->p->pool, module)->as.call;
-    const psd_value *class = psd_value_at(w->p->pool, call->callable);
-    if (class->kind != PSD_KIND_GLOBAL) {
-        return false;
+    const psd_span none = {NULL, 0};
+    const psd_pool *pool = w->p->pool;
+    if (m->attributes != 0) {
+        psd_ref parameters =
+            psd_walk_attribute(pool, m->attributes, PSD_LITERAL("_parameters"));
+        psd_ref buffers =
+            psd_walk_attribute(pool, m->attributes, PSD_LITERAL("_buffers"));
+        psd_ref left_out = psd_walk_attribute(
+            pool, m->attributes, PSD_LITERAL("_non_persistent_buffers_set"));
+        if (!read_left_out(w, left_out) ||
+            !add_own(w, prefix, psd_walk_pairs(pool, parameters), false) ||
+            !add_own(w, prefix, psd_walk_pairs(pool, buffers), true)) {
+            return false;
+        }
     }
-    psd_span name = class->as.global->module;
-    return psd_span_equal(name, PSD_LITERAL("torch.nn.modules.batchnorm")) ||
-           psd_span_equal(name, PSD_LITERAL("torch.nn.modules.instancenorm"));
+    if (!psd_walk_add_others(w, prefix, m)) {
+        psd_span path = {prefix.data, prefix.size > 0 ? prefix.size - 1 : 0};
+        psd_walk_note_untold(w, path, none, ref, false);
+    }
+    return !w->full && !w->failed;
 }
 
-/* An entry of _metadata: the prefix without its dot, {"version": 1 or 2}. */
-static void
-add_version(walk *w, const frame *f)
-{
-    psd_pool *pool = w->p->pool;
-    psd_span prefix = {f->prefix.data, f->prefix.size > 0 ? f->prefix.size - 1 : 0};
-    unsigned second = is_second_version(w, f->module);
-    if (w->version_word == 0) {
-        w->version_word =
-            born(w, psd_new_text(pool, PSD_KIND_TEXT, PSD_LITERAL("version")));
-    }
-    if (w->numbers[second] == 0) {
-        w->numbers[second] = born(w, psd_new_int(pool, (int64_t)second + 1));
-    }
-    psd_ref version[2] = {w->version_word, w->numbers[second]};
-    psd_ref key = w->failed ? 0 : born(w, psd_new_text(pool, PSD_KIND_TEXT, prefix));
-    psd_ref dict =
-        w->failed ? 0 : born(w, psd_new_items(pool, PSD_KIND_DICT, version, 2));
-    w->failed = w->failed || !add(w->alloc, &w->versions, key) ||
-                !add(w->alloc, &w->versions, dict);
-}
-
-static bool
-enter(walk *w, psd_ref module, psd_span prefix)
+/* The children of a module, in their order. */
+static psd_pairs
+children_of(psd_walk *w, const psd_module_look *m)
 {
     const psd_pool *pool = w->p->pool;
-    psd_ref dict = attributes_of(w->p, module);
-    if (dict == 0 || w->open[module]) {
-        return true; /* None, or something odd; a module within itself */
+    if (m->attributes != 0) {
+        return psd_walk_pairs(
+            pool, psd_walk_attribute(pool, m->attributes, PSD_LITERAL("_modules")));
     }
-    if (!may_go_on(w, prefix.size)) {
+    psd_pairs p = {NULL, 0};
+    psd_ref *pair = m->class.form != PSD_CLASS_COMPILED
+                        ? NULL
+                        : psd_arena_take_array(pool->arena, 2, sizeof *pair);
+    if (pair != NULL) {
+        pair[0] = psd_walk_text(w, PSD_LITERAL("_orig_mod"));
+        pair[1] = psd_value_at(pool, m->parts)->as.items[0];
+        p = (psd_pairs){pair, 2};
+    }
+    w->failed = w->failed || (pair == NULL && m->class.form == PSD_CLASS_COMPILED);
+    return p;
+}
+
+static bool
+enter(psd_walk *w, psd_ref ref, psd_span prefix, const psd_module_look *m)
+{
+    if (w->open[ref]) {
+        return true; /* a module within itself */
+    }
+    if (!psd_walk_may_go_on(w, prefix.size)) {
         return false;
     }
-    frame f = {module, prefix, {NULL, 0}, 0};
-    psd_ref buffers = attribute(pool, dict, PSD_LITERAL("_buffers"));
-    psd_ref left_out =
-        attribute(pool, dict, PSD_LITERAL("_non_persistent_buffers_set"));
-    psd_ref parameters = attribute(pool, dict, PSD_LITERAL("_parameters"));
-    add_version(w, &f);
-    if (!add_own(w, prefix, pairs_of(pool, parameters), false, 0) ||
-        (buffers != 0 &&
-         !add_own(w, prefix, pairs_of(pool, buffers), true, left_out))) {
+    psd_walk_frame f = {ref, prefix, {NULL, 0}, 0};
+    psd_walk_add_version(w, &f, m);
+    if (!add_all_own(w, ref, prefix, m)) {
         return false;
     }
-    f.children = pairs_of(pool, attribute(pool, dict, PSD_LITERAL("_modules")));
-    if (!psd_grow(w->alloc, (void **)&w->frames, &w->capacity, (uint64_t)w->depth + 1,
-                  sizeof f)) {
-        w->failed = true;
+    f.children = children_of(w, m);
+    void *frames = w->frames;
+    w->failed =
+        !psd_grow(w->alloc, &frames, &w->capacity, (uint64_t)w->depth + 1, sizeof f) ||
+        w->failed;
+    w->frames = frames;
+    if (w->failed) {
         return false;
     }
-    w->open[module] = true;
+    w->open[ref] = true;
     w->frames[w->depth++] = f;
     return true;
 }
 
+/* One child of the module on top. */
+static bool
+step(psd_walk *w, psd_walk_frame *top)
+{
+    psd_ref key = top->children.items[top->next];
+    psd_ref child = top->children.items[top->next + 1];
+    psd_span name, top_prefix = top->prefix;
+    psd_module_look m;
+    top->next += 2;
+    if (!psd_walk_name_at(w->p->pool, key, &name) ||
+        psd_kind_of(w->p->pool, child) == PSD_KIND_NONE) {
+        return psd_walk_may_go_on(w, 0);
+    }
+    if (!psd_walk_is_module(w->p, child, &m)) {
+        psd_walk_note_untold(w, top_prefix, name, child, false);
+        return psd_walk_may_go_on(w, 0);
+    }
+    if (!psd_walk_may_go_on(w, top_prefix.size + name.size + 1)) {
+        return false;
+    }
+    psd_span prefix = psd_walk_joined(w, top_prefix, name, PSD_LITERAL("."));
+    return !w->failed && enter(w, child, prefix, &m);
+}
+
 /* Depth first, children in their order: just as state_dict() goes. */
 static bool
-walk_module(walk *w, psd_ref module)
+walk_module(psd_walk *w, psd_ref ref)
 {
     const psd_span none = {NULL, 0};
-    bool going = enter(w, module, none);
+    psd_module_look m;
+    bool going = psd_walk_is_module(w->p, ref, &m) && enter(w, ref, none, &m);
     while (going && w->depth > 0) {
-        frame *top = &w->frames[w->depth - 1];
-        psd_span name;
-        if (top->next + 1 >= top->children.count) {
+        psd_walk_frame *top = &w->frames[w->depth - 1];
+        if (top->next + 1 < top->children.count) {
+            going = step(w, top);
+        }
+        else {
             w->open[top->module] = false;
             w->depth--;
-            continue;
         }
-        psd_ref key = top->children.items[top->next];
-        psd_ref child = top->children.items[top->next + 1];
-        top->next += 2;
-        if (!name_at(w->p->pool, key, &name) || attributes_of(w->p, child) == 0) {
-            going = may_go_on(w, 0);
-            continue;
-        }
-        going = may_go_on(w, top->prefix.size + name.size + 1);
-        psd_span prefix = going ? joined(w, top->prefix, name, PSD_LITERAL(".")) : none;
-        going = going && !w->failed && enter(w, child, prefix);
     }
     return going && !w->failed;
 }
 
 /* collections.OrderedDict() with these items and, if `state` is not 0, attributes. */
 static psd_ref
-ordered_dict(walk *w, psd_ref function, psd_ref no_args, const list *items,
+ordered_dict(psd_walk *w, psd_ref function, psd_ref no_args, const psd_walk_list *items,
              psd_ref state)
 {
     psd_pool *pool = w->p->pool;
-    psd_ref ref =
-        w->failed
-            ? 0
-            : born(w, psd_new_call(pool, PSD_CALL_REDUCE, function, no_args, 0, 0));
+    psd_ref ref = w->failed ? 0
+                            : psd_walk_born(w, psd_new_call(pool, PSD_CALL_REDUCE,
+                                                            function, no_args, 0, 0));
     w->failed = w->failed || !psd_set(pool, ref, items->refs, items->count) ||
                 (state != 0 && !psd_build(pool, ref, state));
     return ref;
 }
 
 static psd_ref
-make_state_dict(walk *w)
+make_state_dict(psd_walk *w)
 {
     psd_pool *pool = w->p->pool;
-    psd_ref function = born(w, psd_new_global(pool, PSD_LITERAL("collections"),
-                                              PSD_LITERAL("OrderedDict"), 0));
+    psd_ref function = psd_walk_born(w, psd_new_global(pool, PSD_LITERAL("collections"),
+                                                       PSD_LITERAL("OrderedDict"), 0));
     psd_ref no_args =
-        w->failed ? 0 : born(w, psd_new_items(pool, PSD_KIND_TUPLE, NULL, 0));
+        w->failed ? 0 : psd_walk_born(w, psd_new_items(pool, PSD_KIND_TUPLE, NULL, 0));
     psd_ref versions = ordered_dict(w, function, no_args, &w->versions, 0);
-    psd_ref word =
-        w->failed
-            ? 0
-            : born(w, psd_new_text(pool, PSD_KIND_TEXT, PSD_LITERAL("_metadata")));
+    psd_ref word = w->failed ? 0
+                             : psd_walk_born(w, psd_new_text(pool, PSD_KIND_TEXT,
+                                                             PSD_LITERAL("_metadata")));
     psd_ref metadata[2] = {word, versions};
     psd_ref state =
-        w->failed ? 0 : born(w, psd_new_items(pool, PSD_KIND_DICT, metadata, 2));
+        w->failed ? 0
+                  : psd_walk_born(w, psd_new_items(pool, PSD_KIND_DICT, metadata, 2));
     return ordered_dict(w, function, no_args, &w->entries, state);
 }
 
@@ -403,7 +258,7 @@ typedef struct {
     psd_torch_pass *p;
     psd_alloc alloc;
     uint8_t *marks; /* by value */
-    list todo;
+    psd_walk_list todo;
 } search;
 
 static bool
@@ -413,7 +268,7 @@ want(search *s, psd_ref ref)
         return true;
     }
     s->marks[ref] = SEEN;
-    return add(s->alloc, &s->todo, ref);
+    return psd_walk_add(s->alloc, &s->todo, ref);
 }
 
 static bool
@@ -431,7 +286,8 @@ static bool
 visit(search *s, psd_ref ref)
 {
     const psd_value *v = psd_value_at(s->p->pool, ref);
-    if (attributes_of(s->p, ref) != 0 || owner_of(s->p, ref) != 0) {
+    psd_module_look found;
+    if (psd_walk_is_module(s->p, ref, &found) || owner_of(s->p, ref) != 0) {
         s->marks[ref] |= MODULE;
         return true;
     }
@@ -462,10 +318,9 @@ find_all(search *s, psd_ref root)
     }
     for (psd_ref ref = 1; ref <= s->p->pool->count && done; ref++) {
         if ((s->marks[ref] & MODULE) != 0) {
-            done = psd_grow(s->alloc, (void **)&m->modules, &m->module_capacity,
-                            (uint64_t)m->module_count + 1, sizeof *m->modules);
+            done = psd_model_set_module(m, ref, 0);
             if (done) {
-                m->modules[m->module_count++] = (psd_module){ref, 0};
+                m->modules[m->module_count - 1].method = method_of(s->p, ref);
             }
         }
     }
@@ -476,9 +331,10 @@ find_all(search *s, psd_ref root)
 static bool
 has_modules(const psd_torch_pass *p)
 {
+    psd_module_look m;
     bool found = false;
     for (psd_ref ref = 1; ref <= p->pool->count && !found; ref++) {
-        found = attributes_of(p, ref) != 0;
+        found = psd_walk_is_module(p, ref, &m);
     }
     return found;
 }
@@ -489,32 +345,40 @@ has_modules(const psd_torch_pass *p)
 #define STEPS_AT_LEAST 4096u
 
 /* Make what one module's state_dict() would give; leaves the walk ready for another. */
-static psd_ref
-make_one(walk *w, psd_ref at)
+static void
+make_one(psd_walk *w, psd_module *m)
 {
-    psd_ref owner = owner_of(w->p, at);
-    w->entries.count = w->versions.count = 0;
-    bool walked = walk_module(w, owner != 0 ? owner : at);
+    psd_ref owner = owner_of(w->p, m->at);
+    w->entries.count = w->versions.count = w->untold.count = 0;
+    w->full = false;
+    bool walked = walk_module(w, owner != 0 ? owner : m->at);
     while (w->depth > 0) {
         w->open[w->frames[--w->depth].module] = false;
     }
-    psd_ref made = walked ? make_state_dict(w) : 0;
-    return w->failed || w->full ? 0 : made;
+    psd_ref made = walked ? make_state_dict(w) : 0, untold = 0;
+    if (w->untold.count > 0 && !w->failed) {
+        untold = psd_walk_born(w, psd_new_items(w->p->pool, PSD_KIND_LIST,
+                                                w->untold.refs, w->untold.count));
+    }
+    m->state_dict = w->failed || w->full ? 0 : made;
+    m->untold = w->failed || w->full ? 0 : untold;
 }
 
 static psd_status
 make_all(psd_torch_pass *p, bool *open, psd_ref last)
 {
     psd_model *m = p->model;
-    walk w = {.p = p, .alloc = m->alloc, .open = open};
+    psd_walk w = {.p = p, .alloc = m->alloc, .open = open};
+    psd_names_init(&w.left_out, m->alloc, m->storage_names.key);
     w.left = STEPS_AT_LEAST + (uint64_t)last * STEPS_A_VALUE;
     w.left_bytes = BYTES_A_VALUE * w.left;
     for (uint32_t i = 0; i < m->module_count && !w.failed; i++) {
-        w.full = false;
-        m->modules[i].state_dict = make_one(&w, m->modules[i].at);
+        make_one(&w, &m->modules[i]);
     }
-    let_go(w.alloc, &w.entries);
-    let_go(w.alloc, &w.versions);
+    psd_walk_let_go(w.alloc, &w.entries);
+    psd_walk_let_go(w.alloc, &w.versions);
+    psd_walk_let_go(w.alloc, &w.untold);
+    psd_names_clear(&w.left_out);
     if (w.frames != NULL) {
         w.alloc.resize(w.alloc.ctx, w.frames, w.capacity * sizeof *w.frames, 0);
     }
@@ -539,7 +403,7 @@ psd_torch_find_modules(psd_torch_pass *p, psd_ref root)
         memset(open, 0, size * sizeof *open);
         search s = {.p = p, .alloc = alloc, .marks = marks};
         done = find_all(&s, root);
-        let_go(alloc, &s.todo);
+        psd_walk_let_go(alloc, &s.todo);
     }
     psd_status status = done ? make_all(p, open, last) : psd_torch_no_memory(p);
     if (marks != NULL) {
@@ -567,19 +431,7 @@ bool
 psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,
                       const psd_ref *entries, uint32_t count)
 {
-    uint32_t place = 0;
     psd_ref dict = psd_torch_new_ordered_dict(pool);
-    if (dict == 0 || !psd_set(pool, dict, entries, count) ||
-        !psd_grow(model->alloc, (void **)&model->modules, &model->module_capacity,
-                  (uint64_t)model->module_count + 1, sizeof *model->modules)) {
-        return false;
-    }
-    while (place < model->module_count && model->modules[place].at < at) {
-        place++;
-    }
-    memmove(model->modules + place + 1, model->modules + place,
-            (model->module_count - place) * sizeof *model->modules);
-    model->modules[place] = (psd_module){at, dict};
-    model->module_count++;
-    return true;
+    return dict != 0 && psd_set(pool, dict, entries, count) &&
+           psd_model_set_module(model, at, dict);
 }

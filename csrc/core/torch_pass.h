@@ -13,12 +13,16 @@ typedef struct {
     psd_model *model;
     const psd_torch_source *source;
     const psd_limits *limits;
-    uint32_t *embedded; /* by value: the storage in these bytes, + 1; or NULL */
+    uint32_t *embedded; /* by value: what was found in these bytes; or NULL */
+    uint64_t spelled;   /* pairs of OrderedDicts that were spelled out */
     psd_error *err;
 } psd_torch_pass;
 
-/* Flag of a storage's value: tensors look at it. */
+/* Flags of values: tensors look at this storage; this list holds numbers, or whole ones,
+ * which need be found out only once. */
 #define PSD_VALUE_SEEN 1u
+#define PSD_VALUE_NUMBERS 2u
+#define PSD_VALUE_WHOLE_NUMBERS 4u
 
 psd_status psd_torch_no_memory(psd_torch_pass *p);
 

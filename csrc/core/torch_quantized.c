@@ -9,6 +9,9 @@
  * tensors anew, so no honest one is larger than memory. */
 #define ELEMENTS_MOST ((uint64_t)1 << 36)
 
+static const char no_numbers[] =
+    "a quantized tensor's scales or zero points are no numbers";
+
 static bool
 real_at(const psd_torch_pass *p, psd_ref ref, double *real)
 {
@@ -27,23 +30,61 @@ integer_at(const psd_torch_pass *p, psd_ref ref, int64_t *integer)
     return v->kind == PSD_KIND_INT;
 }
 
-/* Numbers a channel each: a dense tensor, or in old files a list.  -1: neither. */
-static int64_t
-count_at(const psd_torch_pass *p, psd_ref ref)
+/* Does the list hold numbers, and only whole ones unless `real`?  One list may be the
+ * scales of many tensors, so what was found is noted. */
+static bool
+are_numbers(const psd_torch_pass *p, psd_value *list, bool real)
 {
-    const psd_value *v = psd_value_at(p->pool, ref);
-    const psd_tensor *t = psd_torch_tensor_at(p, ref);
-    if (t != NULL) {
-        return t->layout == PSD_LAYOUT_STRIDED ? (int64_t)t->numel : -1;
+    const uint8_t found = real ? PSD_VALUE_NUMBERS : PSD_VALUE_WHOLE_NUMBERS;
+    bool so = (list->flags & found) != 0;
+    for (uint32_t i = 0; i < list->count && !so; i++) {
+        psd_kind kind = psd_kind_of(p->pool, list->as.items[i]);
+        if (kind != PSD_KIND_INT && !(real && kind == PSD_KIND_FLOAT)) {
+            return false;
+        }
     }
-    return v->kind == PSD_KIND_LIST ? (int64_t)v->count : -1;
+    list->flags |= found;
+    return true;
 }
 
 static bool
-is_float(const psd_torch_pass *p, psd_ref ref)
+is_float(const psd_tensor *t)
 {
+    return t->dtype == PSD_DTYPE_FLOAT16 || t->dtype == PSD_DTYPE_FLOAT32 ||
+           t->dtype == PSD_DTYPE_FLOAT64;
+}
+
+/* Dense, with bytes, and of floats, or of whole numbers unless `real`. */
+static bool
+has_numbers(const psd_tensor *t, bool real)
+{
+    char group = psd_dtype_row((psd_dtype)t->dtype)->group;
+    bool right = is_float(t) ||
+                 (real ? t->dtype == PSD_DTYPE_BFLOAT16 : group == 'i' || group == 'u');
+    return right && t->layout == PSD_LAYOUT_STRIDED &&
+           (t->flags & PSD_TENSOR_META) == 0;
+}
+
+/*
+ * Numbers a channel each: a dense tensor, or a list.  PSD_TENSOR when they are none or
+ * of another number.
+ */
+static psd_status
+check_channels(psd_torch_pass *p, const psd_call *call, psd_ref ref, bool real,
+               int64_t channels)
+{
+    psd_value *v = psd_value_at(p->pool, ref);
     const psd_tensor *t = psd_torch_tensor_at(p, ref);
-    return t != NULL && psd_dtype_row((psd_dtype)t->dtype)->group == 'f';
+    bool list = v->kind == PSD_KIND_LIST;
+    if (t == NULL && !list) {
+        return psd_torch_bad(p, call, no_numbers);
+    }
+    if ((list ? (int64_t)v->count : (int64_t)t->numel) != channels) {
+        return psd_torch_bad(p, call,
+                             "a quantized tensor has not one scale for each channel");
+    }
+    bool numbers = list ? are_numbers(p, v, real) : has_numbers(t, real);
+    return numbers ? PSD_OK : psd_torch_bad(p, call, no_numbers);
 }
 
 static psd_status
@@ -84,18 +125,23 @@ read_parameters(psd_torch_pass *p, const psd_call *call, psd_ref ref, psd_tensor
         return psd_torch_bad(p, call, "a quantized tensor has wrong parameters");
     }
     if (q.axis < 0 || q.axis >= t->rank) {
-        psd_torch_bad(p, call, "a quantized tensor's axis is none that it has");
-        return psd_fail_numbers(p->err, (uint64_t)q.axis, t->rank);
+        psd_status status =
+            psd_torch_bad(p, call, "a quantized tensor's axis is none that it has");
+        return q.axis < 0 ? status
+                          : psd_fail_numbers(p->err, (uint64_t)q.axis, t->rank);
     }
     q.scales = parts[1];
     q.zero_points = parts[2];
-    if (count_at(p, q.scales) != t->shape[q.axis] ||
-        count_at(p, q.zero_points) != t->shape[q.axis]) {
-        return psd_torch_bad(p, call,
-                             "a quantized tensor has not one scale for each channel");
+    psd_status status = check_channels(p, call, q.scales, true, t->shape[q.axis]);
+    if (status == PSD_OK) {
+        status = check_channels(p, call, q.zero_points, false, t->shape[q.axis]);
+    }
+    if (status != PSD_OK) {
+        return status;
     }
     /* The writer calls both schemes by one name; their zero points tell them apart. */
-    if (is_float(p, q.zero_points)) {
+    const psd_tensor *zeros = psd_torch_tensor_at(p, q.zero_points);
+    if (zeros != NULL && is_float(zeros)) {
         q.scheme = PSD_PER_CHANNEL_FLOAT;
     }
     return finish(p, q, t);

@@ -23,7 +23,9 @@ psd_torch_lookup(const psd_torch_pass *p, psd_ref ref, psd_span name)
         return 0;
     }
     for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
-        if (psd_text_is(psd_value_at(p->pool, dict->as.items[i]), name)) {
+        const psd_value *key = psd_value_at(p->pool, dict->as.items[i]);
+        /* Bytes are no name, whatever they spell: to Python they differ from any text. */
+        if (key->kind != PSD_KIND_BYTES && psd_text_is(key, name)) {
             found = dict->as.items[i + 1];
         }
     }
@@ -37,6 +39,39 @@ dict_says(const psd_torch_pass *p, psd_ref ref, psd_span name)
     bool says = false;
     psd_ref found = psd_torch_lookup(p, ref, name);
     return found != 0 && psd_torch_flag_at(p, found, &says) && says;
+}
+
+/* Scripts wrap a dict in a call that tells its type: (dict, 'Dict[str, bool]'). */
+static psd_ref
+untagged(const psd_torch_pass *p, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(p->pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_known_of(psd_torch_tag_at(p, v->as.call->callable)) != PSD_KNOWN_TYPE_TAG) {
+        return ref;
+    }
+    const psd_value *args = psd_value_at(p->pool, v->as.call->args);
+    return args->kind == PSD_KIND_TUPLE && args->count > 0 ? args->as.items[0] : ref;
+}
+
+/*
+ * The same of a bit that changes the values.  torch writes nothing else, and takes whatever
+ * stands there for True, even False: what is neither absent nor True is refused.
+ */
+static psd_status
+read_bit(psd_torch_pass *p, const psd_call *call, psd_ref ref, psd_span name,
+         uint8_t flag, psd_tensor *t)
+{
+    bool says = false;
+    psd_ref found = psd_torch_lookup(p, ref, name);
+    if (found == 0) {
+        return PSD_OK;
+    }
+    if (!psd_torch_flag_at(p, found, &says) || !says) {
+        return psd_torch_bad(p, call, "a tensor's conj or neg bit is told as not set");
+    }
+    t->flags |= flag;
+    return PSD_OK;
 }
 
 static psd_status
@@ -94,17 +129,15 @@ read_dense(psd_torch_pass *p, const psd_call *call, psd_known known,
         t->flags |= PSD_TENSOR_REQUIRES_GRAD;
     }
     if (count == arity[form].most) {
-        psd_ref metadata = args[count - 1];
+        psd_ref metadata = untagged(p, args[count - 1]);
         const psd_value *dict = psd_value_at(p->pool, metadata);
         if (dict->kind == PSD_KIND_DICT && dict->count > 2 * PSD_ATTRIBUTES_MOST) {
             return psd_torch_bad(p, call, "a tensor's metadata has too many entries");
         }
-        if (dict_says(p, metadata, PSD_LITERAL("conj"))) {
-            t->flags |= PSD_TENSOR_CONJ;
-        }
-        if (dict_says(p, metadata, PSD_LITERAL("neg"))) {
-            t->flags |= PSD_TENSOR_NEG;
-        }
+        status = read_bit(p, call, metadata, PSD_LITERAL("conj"), PSD_TENSOR_CONJ, t);
+        return status == PSD_OK
+                   ? read_bit(p, call, metadata, PSD_LITERAL("neg"), PSD_TENSOR_NEG, t)
+                   : status;
     }
     return PSD_OK;
 }
@@ -443,6 +476,49 @@ recognise(psd_torch_pass *p, psd_ref ref)
     return PSD_OK;
 }
 
+/* The two parts of a pair, a list or tuple; NULL when it is none. */
+static const psd_ref *
+pair_at(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    bool is_pair =
+        (v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE) && v->count == 2;
+    return is_pair ? v->as.items : NULL;
+}
+
+/*
+ * Python 2 pickled OrderedDict([[key, value], ...]): the pairs become items, by which
+ * Python 3 tells them.  A list may be told of many times, so that no more pairs are
+ * made than there are values.
+ */
+static psd_status
+spell_out(psd_torch_pass *p, psd_ref ref)
+{
+    psd_pool *pool = p->pool;
+    const psd_call *call = psd_value_at(pool, ref)->as.call;
+    const psd_value *args = psd_value_at(pool, call->args);
+    if (callee(pool, call) != PSD_KNOWN_ORDERED_DICT || call->item_count > 0 ||
+        args->kind != PSD_KIND_TUPLE || args->count != 1) {
+        return PSD_OK;
+    }
+    const psd_value *list = psd_value_at(pool, args->as.items[0]);
+    bool plain = list->kind == PSD_KIND_LIST && p->spelled + list->count <= pool->count;
+    for (uint32_t i = 0; i < list->count && plain; i++) {
+        plain = pair_at(pool, list->as.items[i]) != NULL;
+    }
+    if (!plain || list->count == 0) {
+        return PSD_OK;
+    }
+    p->spelled += list->count;
+    psd_ref *items = psd_arena_take_array(pool->arena, list->count, 2 * sizeof *items);
+    for (uint32_t i = 0; i < list->count && items != NULL; i++) {
+        memcpy(items + 2 * i, pair_at(pool, list->as.items[i]), 2 * sizeof *items);
+    }
+    return items != NULL && psd_set(pool, ref, items, 2 * list->count)
+               ? PSD_OK
+               : psd_torch_no_memory(p);
+}
+
 /* Room for as many storages and tensors as there are persistent ids, mostly one a
  * tensor: growing step by step would move them all again and again. */
 static bool
@@ -468,6 +544,9 @@ psd_torch_read(psd_pool *pool, psd_ref root, const psd_torch_source *source,
     }
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_PERSID, psd_torch_read_persid);
+    }
+    if (status == PSD_OK) {
+        status = each(&p, PSD_KIND_CALL, spell_out);
     }
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_CALL, read_built_tensor);

@@ -214,16 +214,26 @@ read_module(psd_torch_pass *p, psd_ref ref, psd_ref class_ref)
     return PSD_OK;
 }
 
-/* ('storage', class, key, location, numel), and in streams a sixth part. */
+/* May a storage's id have a sixth part?  In streams it is a view or None; scripts of
+ * torch 1.3 to 1.5 have None there. */
+static bool
+may_be_sixth(const psd_torch_pass *p, psd_ref part)
+{
+    psd_dialect dialect = p->source->dialect;
+    bool script = dialect == PSD_DIALECT_SCRIPT || dialect == PSD_DIALECT_PACKAGE;
+    return dialect == PSD_DIALECT_STREAM ||
+           (script && psd_kind_of(p->pool, part) == PSD_KIND_NONE);
+}
+
+/* ('storage', class, key, location, numel), and perhaps a sixth part. */
 static psd_status
 read_storage(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
 {
-    bool stream = p->source->dialect == PSD_DIALECT_STREAM;
     const psd_ref *parts = id->as.items;
     uint32_t number = 0;
-    if (id->count != 5 && !(stream && id->count == 6)) {
+    if (id->count != 5 && !(id->count == 6 && may_be_sixth(p, parts[5]))) {
         return bad_storage(p, s,
-                           stream
+                           p->source->dialect == PSD_DIALECT_STREAM
                                ? "a storage's persistent id does not have six parts"
                                : "a storage's persistent id does not have five parts");
     }
@@ -268,6 +278,30 @@ read_number(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
     return replace(p, ref, PSD_KIND_STORAGE, storage);
 }
 
+/* ('reduce_package', number, function, arguments): how torch.package spells a call whose
+ * function is to be given the package besides. */
+static psd_status
+read_reduce(psd_torch_pass *p, psd_ref ref, const psd_value *id, psd_storage *s)
+{
+    bool is_call = id->count == 4 &&
+                   psd_kind_of(p->pool, id->as.items[2]) == PSD_KIND_GLOBAL &&
+                   psd_kind_of(p->pool, id->as.items[3]) == PSD_KIND_TUPLE;
+    if (!is_call) {
+        return bad_storage(p, s, "a call of torch.package that is none");
+    }
+    psd_call *call = psd_arena_take(p->pool->arena, sizeof *call);
+    if (call == NULL) {
+        return psd_torch_no_memory(p);
+    }
+    psd_value *value = psd_value_at(p->pool, ref);
+    *call = (psd_call){.callable = id->as.items[2],
+                       .args = id->as.items[3],
+                       .position = value->count,
+                       .form = PSD_CALL_REDUCE};
+    *value = (psd_value){.kind = PSD_KIND_CALL, .as.call = call};
+    return PSD_OK;
+}
+
 psd_status
 psd_torch_read_persid(psd_torch_pass *p, psd_ref ref)
 {
@@ -288,6 +322,10 @@ psd_torch_read_persid(psd_torch_pass *p, psd_ref ref)
         if (p->source->dialect == PSD_DIALECT_STREAM && id->count == 4 &&
             psd_text_is(what, PSD_LITERAL("module"))) {
             return read_module(p, ref, id->as.items[1]);
+        }
+        if (p->source->dialect == PSD_DIALECT_PACKAGE &&
+            psd_text_is(what, PSD_LITERAL("reduce_package"))) {
+            return read_reduce(p, ref, id, &s);
         }
     }
     return bad_storage(p, &s, "a persistent id that does not name a storage");

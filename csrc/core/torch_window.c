@@ -81,14 +81,16 @@ const char *
 psd_window_count(psd_tensor *t, size_t itemsize)
 {
     uint64_t numel = 1, bytes;
+    bool empty = false;
     t->numel = 0;
     for (unsigned i = 0; i < t->rank; i++) {
         if (t->shape[i] < 0) {
             return "a tensor's size is negative";
         }
-        if (t->shape[i] == 0) {
-            return NULL;
-        }
+        empty = empty || t->shape[i] == 0;
+    }
+    if (empty) {
+        return NULL;
     }
     for (unsigned i = 0; i < t->rank; i++) {
         if (!psd_multiply(numel, (uint64_t)t->shape[i], &numel)) {

@@ -8,6 +8,7 @@
 typedef struct {
     psd_pool *pool;
     const psd_model *model;
+    psd_dialect dialect;
     psd_ref *persids;     /* by storage */
     bool *mixed;          /* by storage: seen with a dtype that is not its own */
     psd_ref functions[7]; /* the rebuild functions' globals, made on first use */
@@ -117,22 +118,41 @@ number(pass *p, int64_t v)
     return made(p, psd_new_int(p->pool, v));
 }
 
-static psd_ref
-decimal(pass *p, uint32_t v)
+/* Digits of the last number of so many. */
+static size_t
+width_of(uint32_t count)
+{
+    size_t width = 1;
+    for (uint32_t last = count == 0 ? 0 : count - 1; last >= 10; last /= 10) {
+        width++;
+    }
+    return width;
+}
+
+psd_span
+psd_torch_storage_key(psd_arena *arena, psd_dialect dialect, uint32_t storage,
+                      uint32_t count)
 {
     uint8_t digits[10];
+    size_t least = dialect == PSD_DIALECT_STREAM ? width_of(count) : 1;
     size_t next = sizeof digits;
-    do {
-        digits[--next] = (uint8_t)('0' + v % 10);
-        v /= 10;
-    } while (v != 0);
-    psd_span copy =
-        psd_arena_copy(p->pool->arena, (psd_span){digits + next, sizeof digits - next});
-    if (copy.data == NULL) {
+    while (storage != 0 || sizeof digits - next < least) {
+        digits[--next] = (uint8_t)('0' + storage % 10);
+        storage /= 10;
+    }
+    return psd_arena_copy(arena, (psd_span){digits + next, sizeof digits - next});
+}
+
+static psd_ref
+key(pass *p, uint32_t storage)
+{
+    psd_span name = psd_torch_storage_key(p->pool->arena, p->dialect, storage,
+                                          p->model->storage_count);
+    if (name.data == NULL) {
         p->failed = true;
         return 0;
     }
-    return made(p, psd_new_text(p->pool, PSD_KIND_TEXT, copy));
+    return made(p, psd_new_text(p->pool, PSD_KIND_TEXT, name));
 }
 
 static bool
@@ -143,7 +163,8 @@ needs_v3(const pass *p, uint32_t storage)
            !psd_dtype_row((psd_dtype)s->dtype)->typed;
 }
 
-/* ('storage', class, key, 'cpu', numel), one for all tensors of the storage. */
+/* ('storage', class, key, 'cpu', numel), one for all tensors of the storage; in streams a
+ * sixth part tells of a view, which no storage of ours is. */
 static psd_ref
 persid(pass *p, uint32_t storage, psd_ref classes[PSD_DTYPE_COUNT])
 {
@@ -159,9 +180,13 @@ persid(pass *p, uint32_t storage, psd_ref classes[PSD_DTYPE_COUNT])
     }
     uint64_t numel =
         dtype == PSD_DTYPE_NONE ? s->size : s->size / psd_dtype_row(dtype)->size;
-    psd_ref parts[5] = {p->text_storage, classes[dtype], decimal(p, storage),
-                        p->text_cpu, number(p, (int64_t)numel)};
-    psd_ref id = tuple(p, parts, 5);
+    psd_ref parts[6] = {p->text_storage, classes[dtype], key(p, storage), p->text_cpu,
+                        number(p, (int64_t)numel)};
+    uint32_t count = 5;
+    if (p->dialect == PSD_DIALECT_STREAM) {
+        parts[count++] = made(p, psd_new_none(p->pool));
+    }
+    psd_ref id = tuple(p, parts, count);
     if (!p->failed) {
         p->persids[storage] = made(p, psd_new_persid(p->pool, id));
     }
@@ -329,18 +354,76 @@ is_whole_storage(const pass *p, const psd_tensor *t)
                                  p->model->storages[t->storage].size;
 }
 
-/* A quantized tensor says its dtype by its storage's class alone. */
-static bool
-is_told_apart(const pass *p)
+/* The name of the tensor in the dict that is written, if it has one there. */
+static psd_span
+name_of(const pass *p, psd_ref root, uint32_t tensor)
+{
+    const psd_value *v = psd_value_at(p->pool, root);
+    bool is_call = v->kind == PSD_KIND_CALL, is_dict = v->kind == PSD_KIND_DICT;
+    const psd_ref *items = is_call ? v->as.call->items : v->as.items;
+    uint32_t count = is_call ? v->as.call->item_count : is_dict ? v->count : 0;
+    for (uint32_t i = 0; i + 1 < count; i += 2) {
+        const psd_value *name = psd_value_at(p->pool, items[i]);
+        const psd_value *value = psd_value_at(p->pool, items[i + 1]);
+        if (value->kind == PSD_KIND_TENSOR && value->as.index == tensor &&
+            name->kind == PSD_KIND_TEXT) {
+            return psd_text_of(name);
+        }
+    }
+    return (psd_span){NULL, 0};
+}
+
+/*
+ * What stands in a storage without a class of its own needs torch.UntypedStorage, which
+ * torch writes into streams and cannot read there.
+ */
+static const char *
+unfit_for_streams(const pass *p, const psd_tensor *t)
+{
+    static const char *const sentences[PSD_DTYPE_COUNT] = {
+#define PSD_SENTENCE(id, name, scalar, size, unit, group, typed) \
+    [PSD_DTYPE_##id] = "torch reads no " name " from a legacy file",
+        PSD_DTYPES(PSD_SENTENCE)
+#undef PSD_SENTENCE
+    };
+    if (p->dialect != PSD_DIALECT_STREAM || !needs_v3(p, t->storage)) {
+        return NULL;
+    }
+    if (!psd_dtype_row((psd_dtype)t->dtype)->typed) {
+        return sentences[t->dtype];
+    }
+    return p->mixed[t->storage]
+               ? "arrays of several dtypes share memory, which a legacy file cannot "
+                 "tell"
+               : "torch reads no storage without a dtype from a legacy file";
+}
+
+/* What the host promised: every tensor that has bytes has a storage, and a quantized one
+ * is alone with its dtype there, for its storage's class is all that tells it. */
+static psd_status
+check_tensors(const pass *p, psd_ref root, psd_error *err)
 {
     for (uint32_t i = 0; i < p->model->tensor_count; i++) {
         const psd_tensor *t = &p->model->tensors[i];
-        bool quantized = t->layout == PSD_LAYOUT_STRIDED && t->more.quantizer != NULL;
-        if (quantized && t->storage != PSD_NO_STORAGE && needs_v3(p, t->storage)) {
-            return false;
+        if (t->layout != PSD_LAYOUT_STRIDED || (t->flags & PSD_TENSOR_META) != 0) {
+            continue;
+        }
+        if (t->storage >= p->model->storage_count) {
+            return psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE,
+                            "a tensor without a storage");
+        }
+        if (t->more.quantizer != NULL && needs_v3(p, t->storage)) {
+            return psd_fail(
+                err, PSD_ARGUMENT, PSD_NOWHERE,
+                "a quantized tensor shares its storage with one of another dtype");
+        }
+        const char *sentence = unfit_for_streams(p, t);
+        if (sentence != NULL) {
+            psd_fail(err, PSD_LEGACY, PSD_NOWHERE, sentence);
+            return psd_fail_subject(err, name_of(p, root, i));
         }
     }
-    return true;
+    return PSD_OK;
 }
 
 /*
@@ -350,8 +433,11 @@ is_told_apart(const pass *p)
 static void
 replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
-    psd_value *value = psd_value_at(p->pool, ref);
-    if (t->layout != PSD_LAYOUT_STRIDED && t->more.composite->at == ref) {
+    bool composite = t->layout != PSD_LAYOUT_STRIDED;
+    bool wraps = composite && (t->flags & PSD_TENSOR_PARAMETER) != 0 &&
+                 t->more.composite->at != ref;
+    if (composite && !wraps) {
+        psd_value *value = psd_value_at(p->pool, ref);
         value->kind = PSD_KIND_CALL;
         value->as.call = t->more.composite->origin;
         return;
@@ -363,9 +449,8 @@ replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COU
         }
         return;
     }
-    lowered l = t->layout == PSD_LAYOUT_STRIDED
-                    ? lower_tensor(p, t, classes)
-                    : lower_parameter(p, t, t->more.composite->at);
+    lowered l = wraps ? lower_parameter(p, t, t->more.composite->at)
+                      : lower_tensor(p, t, classes);
     psd_ref made_call = call(p, l.callable, l.args);
     if (!p->failed) {
         *psd_value_at(p->pool, ref) = *psd_value_at(p->pool, made_call);
@@ -377,20 +462,20 @@ find_mixed(pass *p)
 {
     for (uint32_t i = 0; i < p->model->tensor_count; i++) {
         const psd_tensor *t = &p->model->tensors[i];
-        bool meta = (t->flags & PSD_TENSOR_META) != 0;
-        if (t->layout != PSD_LAYOUT_STRIDED || t->storage == PSD_NO_STORAGE) {
-            continue;
-        }
-        if (!meta && t->dtype != p->model->storages[t->storage].dtype) {
+        bool dense =
+            t->layout == PSD_LAYOUT_STRIDED && (t->flags & PSD_TENSOR_META) == 0;
+        if (dense && t->storage < p->model->storage_count &&
+            t->dtype != p->model->storages[t->storage].dtype) {
             p->mixed[t->storage] = true;
         }
     }
 }
 
 psd_status
-psd_torch_write(psd_pool *pool, const psd_model *model, psd_error *err)
+psd_torch_write(psd_pool *pool, psd_ref root, const psd_model *model,
+                psd_dialect dialect, psd_error *err)
 {
-    pass p = {.pool = pool, .model = model};
+    pass p = {.pool = pool, .model = model, .dialect = dialect};
     psd_ref classes[PSD_DTYPE_COUNT] = {0};
     size_t count = model->storage_count;
     p.persids = psd_arena_take_array(pool->arena, count, sizeof *p.persids);
@@ -401,10 +486,9 @@ psd_torch_write(psd_pool *pool, const psd_model *model, psd_error *err)
     memset(p.persids, 0, count * sizeof *p.persids);
     memset(p.mixed, 0, count * sizeof *p.mixed);
     find_mixed(&p);
-    if (!is_told_apart(&p)) {
-        return psd_fail(
-            err, PSD_ARGUMENT, PSD_NOWHERE,
-            "a quantized tensor shares its storage with one of another dtype");
+    psd_status status = check_tensors(&p, root, err);
+    if (status != PSD_OK) {
+        return status;
     }
     p.ordered_dict = global(&p, "collections", "OrderedDict");
     p.empty_tuple = tuple(&p, NULL, 0);

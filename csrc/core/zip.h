@@ -68,6 +68,17 @@ PSD_CHECKED psd_status psd_zip_read_exact(const psd_input *input,
                                           psd_arena *arena, psd_zip *zip,
                                           psd_error *err);
 
+/*
+ * The records that are whole, by their own headers: for archives whose directory was
+ * lost.  Of one that states no sizes the end is where its data descriptor stands.
+ *
+ *   PSD_NOT_ZIP  there is none
+ *   and those of psd_zip_read that concern names
+ */
+PSD_CHECKED psd_status psd_zip_salvage(const psd_input *input, const psd_limits *limits,
+                                       psd_hash_key key, psd_arena *arena, psd_zip *zip,
+                                       psd_error *err);
+
 /* The entry of this name, ASCII case aside as torch looks it up; NULL if none. */
 const psd_zip_entry *psd_zip_find(const psd_zip *zip, psd_span name);
 

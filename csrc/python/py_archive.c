@@ -186,17 +186,19 @@ mode_named(const char *name, psd_open_mode *mode)
 PyObject *
 py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"source", "path", "limits", "run", "mode", "record", NULL};
+    static char *names[] = {"source", "path",   "limits",  "run",
+                            "mode",   "record", "salvage", NULL};
     py_state *state = py_state_of(module);
     PyObject *source, *path = Py_None, *limit_dict = Py_None;
     const char *mode_name = "checkpoint", *record = "";
     Py_ssize_t record_size = 0;
-    int run = 1;
+    int run = 1, salvage = 0;
     psd_limits limits;
     psd_open_mode mode;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp$ss#:open_archive", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|OOp$ss#p:open_archive", names,
                                      state->source_type, &source, &path, &limit_dict,
-                                     &run, &mode_name, &record, &record_size) ||
+                                     &run, &mode_name, &record, &record_size,
+                                     &salvage) ||
         !py_limits(limit_dict, &limits) || !mode_named(mode_name, &mode)) {
         return NULL;
     }
@@ -207,10 +209,17 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
     py_gil gil;
     psd_options options = py_options(state, &limits, &gil);
     options.mode = mode;
+    options.salvage = salvage != 0;
     options.record = (psd_span){(const uint8_t *)record, (size_t)record_size};
     psd_archive_init(&self->core, &options);
     self->source = Py_NewRef(source);
     self->path = Py_NewRef(path);
+    self->stamp = py_source_stamp(source);
+    self->made = PyDict_New();
+    if (self->made == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
     psd_span bytes = py_source_span(source);
     psd_input input = {.data = bytes.data, .size = bytes.size};
     psd_error err;
@@ -239,8 +248,11 @@ archive_dealloc(PyObject *object)
     psd_archive_clear(&self->core);
     Py_XDECREF(self->source);
     Py_XDECREF(self->path);
+    Py_XDECREF(self->stamp);
     Py_XDECREF(self->kind);
     Py_XDECREF(self->extra);
+    Py_XDECREF(self->place);
+    Py_XDECREF(self->made);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -255,6 +267,22 @@ archive_dealloc(PyObject *object)
 #define END_ALONE() Py_END_CRITICAL_SECTION()
 #endif
 
+/* ClosedError with the file's path; returns NULL. */
+static PyObject *
+raise_closed(py_archive *self)
+{
+    PyObject *module = PyImport_ImportModule("pystatedict._errors");
+    PyObject *error = module == NULL ? NULL
+                                     : PyObject_CallMethod(module, "ClosedError", "s",
+                                                           "the checkpoint was closed");
+    Py_XDECREF(module);
+    if (error != NULL && PyObject_SetAttrString(error, "path", self->path) == 0) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(error);
+    return NULL;
+}
+
 PyObject *
 py_archive_hold(py_archive *self, psd_input *input)
 {
@@ -263,7 +291,7 @@ py_archive_hold(py_archive *self, psd_input *input)
     source = Py_XNewRef(self->source);
     END_ALONE();
     if (source == NULL) {
-        return py_raise_named("ClosedError", "the checkpoint was closed");
+        return raise_closed(self);
     }
     psd_span bytes = py_source_span(source);
     *input = (psd_input){.data = bytes.data, .size = bytes.size};
@@ -382,17 +410,15 @@ archive_crc32(PyObject *object, PyObject *index)
 }
 
 static PyObject *
-archive_storage_crc32(PyObject *object, PyObject *info)
+archive_storage_crc32(PyObject *object, PyObject *args)
 {
     py_archive *self = (py_archive *)object;
-    unsigned long tensor = PyLong_AsUnsignedLong(info);
-    if (PyErr_Occurred() != NULL) {
+    unsigned long storage;
+    if (!PyArg_ParseTuple(args, "k:storage_crc32", &storage)) {
         return NULL;
     }
-    const psd_model *model = &self->core.model;
-    if (tensor >= model->tensor_count ||
-        model->tensors[tensor].storage >= model->storage_count) {
-        PyErr_SetString(PyExc_IndexError, "there is no storage of that tensor");
+    if (storage >= self->core.model.storage_count) {
+        PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
         return NULL;
     }
     psd_input input;
@@ -400,17 +426,61 @@ archive_storage_crc32(PyObject *object, PyObject *info)
     if (source == NULL) {
         return NULL;
     }
-    uint32_t crc;
-    psd_error err;
     py_gil gil;
     psd_archive view = self->core;
     view.options.inflate_ctx = &gil;
+    uint32_t crc;
+    psd_error err;
     gil.thread = PyEval_SaveThread();
-    psd_status status = psd_archive_storage_crc32(
-        &view, &input, model->tensors[tensor].storage, &crc, &err);
+    psd_status status =
+        psd_archive_storage_crc32(&view, &input, (uint32_t)storage, &crc, &err);
     PyEval_RestoreThread(gil.thread);
     Py_DECREF(source);
     return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+}
+
+static PyObject *
+archive_storage_records(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const psd_archive *core = &((py_archive *)object)->core;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list != NULL && i < core->model.storage_count; i++) {
+        const psd_zip_entry *entry = psd_archive_storage_entry(core, i);
+        PyObject *name = entry == NULL ? Py_NewRef(Py_None) : py_text(entry->name);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+static PyObject *
+archive_lose(PyObject *object, PyObject *args)
+{
+    py_archive *self = (py_archive *)object;
+    PyObject *list;
+    if (!PyArg_ParseTuple(args, "O!:lose", &PyList_Type, &list)) {
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(list);
+    uint32_t *storages = calloc(count == 0 ? 1 : (size_t)count, sizeof *storages);
+    if (storages == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long number = PyLong_AsUnsignedLong(PyList_GetItem(list, i));
+        if (PyErr_Occurred() == NULL && number >= self->core.model.storage_count) {
+            PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
+        }
+        storages[i] = (uint32_t)number;
+    }
+    bool sound = PyErr_Occurred() == NULL;
+    if (sound) {
+        psd_archive_lose(&self->core, storages, (size_t)count);
+    }
+    free(storages);
+    return sound ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---------------------------------------------------------------- globals */
@@ -487,6 +557,36 @@ archive_children(PyObject *object, PyObject *args)
     return over_ref(object, args, "|k:children", py_tree_children);
 }
 
+static PyObject *
+archive_called(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:called", py_tree_called);
+}
+
+static PyObject *
+has_direct(py_archive *self, psd_ref ref)
+{
+    return PyBool_FromLong(py_tree_has_direct(self, ref));
+}
+
+static PyObject *
+archive_has_direct(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:has_direct", has_direct);
+}
+
+static PyObject *
+kind_of(py_archive *self, psd_ref ref)
+{
+    return PyUnicode_FromString(py_tree_kind(self, ref));
+}
+
+static PyObject *
+archive_kind_of(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:kind_of", kind_of);
+}
+
 /* 0 when the value is no module; None when its state_dict would be too large. */
 static PyObject *
 state_dict_of(py_archive *self, psd_ref ref)
@@ -502,6 +602,79 @@ static PyObject *
 archive_state_dict(PyObject *object, PyObject *args)
 {
     return over_ref(object, args, "|k:state_dict", state_dict_of);
+}
+
+static PyObject *
+archive_methods_of_modules(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    py_archive *self = (py_archive *)object;
+    const psd_model *model = &self->core.model;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list != NULL && i < model->module_count; i++) {
+        if (model->modules[i].method == 0) {
+            continue;
+        }
+        PyObject *name = py_leaf(self, model->modules[i].method);
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+/* The name of a function or class, of what calls it, or nothing. */
+static PyObject *
+name_of(py_archive *self, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(&self->core.pool, ref);
+    if (v->kind == PSD_KIND_CALL) {
+        v = psd_value_at(&self->core.pool, v->as.call->callable);
+    }
+    if (v->kind != PSD_KIND_GLOBAL) {
+        return PyUnicode_FromString("");
+    }
+    PyObject *module = py_text(v->as.global->module);
+    PyObject *name = py_text(v->as.global->name);
+    PyObject *text = module == NULL || name == NULL
+                         ? NULL
+                         : PyUnicode_FromFormat("%U.%U", module, name);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    return text;
+}
+
+/* [(path, what, is it a hook?), ...] of a list that the torch pass has made. */
+PyObject *
+py_untold(py_archive *self, psd_ref ref)
+{
+    const psd_pool *pool = &self->core.pool;
+    const psd_module *module = psd_model_module(&self->core.model, ref);
+    PyObject *list = PyList_New(0);
+    psd_ref made = module == NULL ? 0 : module->untold;
+    const psd_value *rows = psd_value_at(pool, made);
+    for (uint32_t i = 0; made != 0 && list != NULL && i < rows->count; i++) {
+        const psd_ref *part = psd_value_at(pool, rows->as.items[i])->as.items;
+        bool is_hook = psd_value_at(pool, part[2])->as.boolean;
+        PyObject *path = py_leaf(self, part[0]);
+        PyObject *what = path == NULL ? NULL : name_of(self, part[1]);
+        PyObject *row = what == NULL
+                            ? NULL
+                            : PyTuple_Pack(3, path, what, is_hook ? Py_True : Py_False);
+        if (row == NULL || PyList_Append(list, row) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(row);
+        Py_XDECREF(what);
+        Py_XDECREF(path);
+    }
+    return list;
+}
+
+static PyObject *
+archive_untold(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:untold", py_untold);
 }
 
 /* One (name, value, is a parameter) as two refs; false with an exception set. */
@@ -664,6 +837,26 @@ archive_extra(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+archive_place(PyObject *object, void *Py_UNUSED(closure))
+{
+    PyObject *place = ((py_archive *)object)->place;
+    return Py_NewRef(place == NULL ? Py_None : place);
+}
+
+/* Once, before the archive is given to anyone. */
+static PyObject *
+archive_note_place(PyObject *object, PyObject *place)
+{
+    py_archive *self = (py_archive *)object;
+    if (!PyUnicode_Check(place) || self->place != NULL) {
+        PyErr_SetString(PyExc_ValueError, "a place is a text, and noted once");
+        return NULL;
+    }
+    self->place = Py_NewRef(place);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 archive_byteorder(PyObject *object, void *Py_UNUSED(closure))
 {
     return PyUnicode_FromString(((py_archive *)object)->core.big_endian ? "big"
@@ -680,6 +873,12 @@ static PyObject *
 archive_prefix(PyObject *object, void *Py_UNUSED(closure))
 {
     return py_text(((py_archive *)object)->core.prefix);
+}
+
+static PyObject *
+archive_record(PyObject *object, void *Py_UNUSED(closure))
+{
+    return py_text(((py_archive *)object)->core.options.record);
 }
 
 static PyObject *
@@ -730,17 +929,26 @@ archive_path(PyObject *object, void *Py_UNUSED(closure))
     return Py_NewRef(((py_archive *)object)->path);
 }
 
+static PyObject *
+archive_stamp(PyObject *object, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((py_archive *)object)->stamp);
+}
+
 #define GETTER(name, doc) {#name, archive_##name, NULL, PyDoc_STR(doc), NULL}
 
 static PyGetSetDef archive_getset[] = {
     GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
                  "\"package\", \"export\", \"records\", \"safetensors\", or what "
                  "describe() says."),
+    GETTER(stamp, "What the file looked like when it was opened, or None."),
     GETTER(extra, "What describe() was given with the tensors; of a safetensors file "
                   "its __metadata__."),
+    GETTER(place, "What of root= led to this archive, in a file of several; or None."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),
     GETTER(prefix, "The top folder with its slash."),
+    GETTER(record, "The record that was asked for, or an empty text."),
     GETTER(end, "Where a legacy stream ends; 0 of other kinds."),
     GETTER(protocol, "Pickle protocol of the object."),
     GETTER(pickle_size, "Bytes of the object's pickle."),
@@ -765,11 +973,16 @@ static PyMethodDef archive_methods[] = {
     {"crc32", archive_crc32, METH_O,
      PyDoc_STR("crc32($self, index, /)\n--\n\n"
                "The CRC-32 of a record's bytes.")},
-    {"storage_crc32", archive_storage_crc32, METH_O,
+    {"storage_crc32", archive_storage_crc32, METH_VARARGS,
+     PyDoc_STR("storage_crc32($self, storage, /)\n--\n\n"
+               "The CRC-32 of a storage's bytes, by number: stated or computed.")},
+    {"storage_records", archive_storage_records, METH_NOARGS,
+     PyDoc_STR("storage_records($self, /)\n--\n\n"
+               "The record of each storage by number, None where there is none.")},
+    {"lose", archive_lose, METH_VARARGS,
      PyDoc_STR(
-         "storage_crc32($self, index, /)\n--\n\n"
-         "The CRC-32 of the storage of a tensor, by the tensor's number; what the "
-         "archive states, if it does.")},
+         "lose($self, storages, /)\n--\n\n"
+         "Take storages for lost, by number; before the archive is given to anyone.")},
     {"globals", (PyCFunction)(void (*)(void))archive_globals,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("globals($self, /, unknown_only=False)\n--\n\n"
@@ -780,18 +993,39 @@ static PyMethodDef archive_methods[] = {
     {"direct", archive_direct, METH_VARARGS,
      PyDoc_STR("direct($self, ref=0, /)\n--\n\n"
                "{key: TensorInfo} of the tensors that are a dict's own values.")},
+    {"has_direct", archive_has_direct, METH_VARARGS,
+     PyDoc_STR("has_direct($self, ref=0, /)\n--\n\n"
+               "Whether a tensor is among a dict's own values.")},
+    {"kind_of", archive_kind_of, METH_VARARGS,
+     PyDoc_STR("kind_of($self, ref=0, /)\n--\n\n"
+               "The kind of a value, as children() tells it.")},
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"called", archive_called, METH_VARARGS,
+     PyDoc_STR(
+         "called($self, ref=0, /)\n--\n\n"
+         "(module, name, ref of the arguments, ref of the state or 0) of an object "
+         "that a call of a global makes; None of anything else.")},
     {"state_dict", archive_state_dict, METH_VARARGS,
      PyDoc_STR("state_dict($self, ref=0, /)\n--\n\n"
                "The ref of what a whole module's state_dict() would give; 0 of what is "
                "no module, None where it would be too large.")},
+    {"untold", archive_untold, METH_VARARGS,
+     PyDoc_STR(
+         "untold($self, ref=0, /)\n--\n\n"
+         "[(path, what, is it a hook?), ...] that a module's state_dict may lack.")},
+    {"methods", archive_methods_of_modules, METH_NOARGS,
+     PyDoc_STR("methods($self, /)\n--\n\n"
+               "The names of the bound methods of whole modules in the file.")},
     {"note_module", archive_note_module, METH_VARARGS,
      PyDoc_STR(
          "note_module($self, ref, entries, /)\n--\n\n"
          "Say that the state_dict of `ref` is [(name, ref, is a parameter), ...]; "
          "before the archive is given to anyone.")},
+    {"note_place", archive_note_place, METH_O,
+     PyDoc_STR("note_place($self, place, /)\n--\n\n"
+               "Say what of root= led to this archive; before it is given to anyone.")},
     {"describe", py_describe, METH_VARARGS,
      PyDoc_STR("describe($self, kind, storages, tensors, extra=None, /)\n--\n\n"
                "Say what tensors are in the bytes; before the archive is given to "

@@ -171,6 +171,50 @@ fail_nowhere(void)
     return false;
 }
 
+/*
+ * Copies that TensorInfos have made, by storage and by how the bytes were changed: as long
+ * as an array on one lives, the next TensorInfo of that storage shares it.
+ */
+static PyObject *
+made_key(uint32_t storage, unsigned change)
+{
+    return PyLong_FromUnsignedLongLong((unsigned long long)storage << 8 | change);
+}
+
+/* A new reference; NULL when there is none, perhaps with an exception set. */
+static PyObject *
+find_made(const py_arrays *arrays, uint32_t storage, unsigned change)
+{
+    PyObject *found = NULL;
+    PyObject *key = arrays->shared ? made_key(storage, change) : NULL;
+    if (key != NULL) {
+        PyObject *weak = PyDict_GetItemWithError(arrays->archive->made, key);
+        found = weak == NULL ? NULL : PyObject_CallNoArgs(weak);
+        Py_DECREF(key);
+    }
+    if (found == Py_None) {
+        Py_CLEAR(found);
+    }
+    return found;
+}
+
+static bool
+keep_made(const py_arrays *arrays, uint32_t storage, unsigned change, PyObject *source)
+{
+    if (!arrays->shared) {
+        return true;
+    }
+    PyObject *key = made_key(storage, change);
+    PyObject *weak = key == NULL ? NULL : PyWeakref_NewRef(source, NULL);
+    bool kept = weak != NULL && PyDict_SetItem(arrays->archive->made, key, weak) == 0;
+    Py_XDECREF(weak);
+    Py_XDECREF(key);
+    return kept;
+}
+
+/* The change that makes bools of bytes, beside the units that are swapped. */
+#define MADE_BOOLS 255
+
 static bool
 find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *base)
 {
@@ -184,10 +228,19 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
         py_raise(&err);
         return false;
     }
-    if ((archive->core.big_endian || s->big_endian) != host_is_big_endian()) {
+    bool as_archive = archive->core.big_endian && s->place != PSD_PLACE_MEMORY;
+    if ((as_archive || s->big_endian) != host_is_big_endian()) {
         base->unit = swap_unit(s, t);
     }
     bool swaps = base->unit > 1, done;
+    base->source = find_made(arrays, storage, base->unit);
+    if (base->source != NULL) {
+        base->data = (uint8_t *)(uintptr_t)py_source_span(base->source).data;
+        return true;
+    }
+    if (PyErr_Occurred() != NULL) {
+        return false;
+    }
     switch (where.place) {
     case PSD_PLACE_FILE:
         /* Within the source: the place was held against the file's end. */
@@ -206,7 +259,8 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
     if (done && swaps) {
         swap(base->data, size, base->unit);
     }
-    return done;
+    return done && (base->source == arrays->source ||
+                    keep_made(arrays, storage, base->unit, base->source));
 }
 
 /*
@@ -215,11 +269,17 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
  * storage see the bytes as they are.
  */
 static bool
-find_bools(py_arrays *arrays, py_base *base, size_t size)
+find_bools(py_arrays *arrays, py_base *base, uint32_t storage, size_t size)
 {
     bool clean = true;
-    if (base->bools != NULL) {
-        return true;
+    if (base->bools == NULL) {
+        base->bools = find_made(arrays, storage, MADE_BOOLS);
+        base->bool_data = base->bools == NULL
+                              ? NULL
+                              : (uint8_t *)(uintptr_t)py_source_span(base->bools).data;
+    }
+    if (base->bools != NULL || PyErr_Occurred() != NULL) {
+        return base->bools != NULL;
     }
     Py_BEGIN_ALLOW_THREADS
     for (size_t i = 0; i < size && clean; i++) {
@@ -235,7 +295,7 @@ find_bools(py_arrays *arrays, py_base *base, size_t size)
     for (size_t i = 0; base->bools != NULL && i < size; i++) {
         base->bool_data[i] = base->bool_data[i] != 0;
     }
-    return base->bools != NULL;
+    return base->bools != NULL && keep_made(arrays, storage, MADE_BOOLS, base->bools);
 }
 
 static py_base *
@@ -252,7 +312,8 @@ base_of(py_arrays *arrays, const psd_tensor *t)
                        "a big-endian storage is seen with two item sizes");
         return NULL;
     }
-    if (t->dtype == PSD_DTYPE_BOOL && !find_bools(arrays, base, (size_t)s->size)) {
+    if (t->dtype == PSD_DTYPE_BOOL &&
+        !find_bools(arrays, base, t->storage, (size_t)s->size)) {
         return NULL;
     }
     return base;
@@ -264,7 +325,7 @@ base_of(py_arrays *arrays, const psd_tensor *t)
 static PyObject *
 packed_array(const py_base *base, const psd_tensor *t, PyObject *dtype)
 {
-    unsigned per_byte = psd_dtype_per_byte((psd_dtype)t->dtype);
+    unsigned per_byte = psd_tensor_per_byte(t);
     uint64_t last = 0;
     (void)psd_window_reach(t, UINT64_MAX, &last);
     npy_intp size = (npy_intp)(last / per_byte + 1);
@@ -348,7 +409,7 @@ py_arrays_make(py_arrays *arrays, uint32_t tensor)
     if (base == NULL && t->numel > 0) {
         return NULL;
     }
-    bool packed = psd_dtype_per_byte((psd_dtype)t->dtype) > 1;
+    bool packed = psd_tensor_per_byte(t) > 1;
     PyObject *array = base == NULL ? empty_array(t, dtype)
                       : packed     ? packed_array(base, t, dtype)
                                    : view_array(base, t, dtype);

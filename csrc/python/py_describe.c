@@ -33,22 +33,23 @@ let_go(rows *r)
     free(r->numbers);
 }
 
-/* (key, place in the file or number of the record, bytes, in a record, big-endian); of a
- * record also, if it is so, how many of its bytes come before */
+/* (key, place in the file or number of the record, bytes, in a record, big-endian[, how
+ * many bytes of the record come before[, the device that it was on]]) */
 static bool
 read_storage(PyObject *row, psd_storage *s)
 {
-    const char *key;
-    Py_ssize_t key_size;
+    const char *key, *device = "cpu";
+    Py_ssize_t key_size, device_size = 3;
     unsigned long long at, size;
     unsigned int skip = 0;
     int in_record, big_endian;
-    if (!PyArg_ParseTuple(row, "s#KKpp|I", &key, &key_size, &at, &size, &in_record,
-                          &big_endian, &skip)) {
+    if (!PyArg_ParseTuple(row, "s#KKpp|Is#", &key, &key_size, &at, &size, &in_record,
+                          &big_endian, &skip, &device, &device_size)) {
         return false;
     }
     *s = (psd_storage){
         .key = {(const uint8_t *)key, (size_t)key_size},
+        .location = {(const uint8_t *)device, (size_t)device_size},
         .numel = size,
         .size = size,
         .dtype = PSD_DTYPE_UINT8,
@@ -98,7 +99,8 @@ contiguous(const int64_t *shape, Py_ssize_t rank, int64_t *strides)
     }
 }
 
-/* (name, torch's dtype, shape, strides or None, storage's number, offset) */
+/* (name, torch's dtype, shape, strides or None, storage's number, offset), and perhaps
+ * what is known of its training: PSD_TENSOR_PARAMETER and its like */
 static bool
 read_tensor(PyObject *row, Py_ssize_t storage_count, psd_span *name, psd_tensor *t,
             int64_t *numbers)
@@ -108,8 +110,9 @@ read_tensor(PyObject *row, Py_ssize_t storage_count, psd_span *name, psd_tensor 
     PyObject *shape, *strides;
     Py_ssize_t storage;
     long long offset;
-    if (!PyArg_ParseTuple(row, "s#s#O!OnL", &text, &text_size, &dtype, &dtype_size,
-                          &PyTuple_Type, &shape, &strides, &storage, &offset)) {
+    unsigned char flags = 0;
+    if (!PyArg_ParseTuple(row, "s#s#O!OnL|b", &text, &text_size, &dtype, &dtype_size,
+                          &PyTuple_Type, &shape, &strides, &storage, &offset, &flags)) {
         return false;
     }
     Py_ssize_t rank = read_numbers(shape, numbers);
@@ -138,7 +141,9 @@ read_tensor(PyObject *row, Py_ssize_t storage_count, psd_span *name, psd_tensor 
                       .offset = offset,
                       .storage = (uint32_t)storage,
                       .dtype = (uint8_t)found,
-                      .rank = (uint8_t)rank};
+                      .rank = (uint8_t)rank,
+                      .flags = flags & (PSD_TENSOR_PARAMETER | PSD_TENSOR_BUFFER |
+                                        PSD_TENSOR_REQUIRES_GRAD)};
     return true;
 }
 

@@ -279,6 +279,24 @@ info_index(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLong(((py_info *)self)->tensor);
 }
 
+/* Were its bytes lost with those of a damaged file? */
+static PyObject *
+info_is_lost(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong((tensor_of(self)->flags & PSD_TENSOR_LOST) != 0);
+}
+
+/* The storage's number; None of a tensor without one. */
+static PyObject *
+info_storage_index(PyObject *self, void *Py_UNUSED(closure))
+{
+    uint32_t storage = tensor_of(self)->storage;
+    if (!is_dense(self) || storage == PSD_NO_STORAGE) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(storage);
+}
+
 /* ---------------------------------------------------------------- arrays */
 
 PyObject *
@@ -305,9 +323,20 @@ py_info_array(PyObject *object)
     PyObject *array = NULL;
     if (py_arrays_init(&arrays, self->archive, values, false,
                        tensor_of(object)->storage, 1)) {
+        arrays.shared = true;
         array = py_arrays_make(&arrays, self->tensor);
         py_arrays_clear(&arrays);
     }
+    PyObject *state = NULL;
+    if (array != NULL && t->state != 0) {
+        state = py_read(self->archive, t->state, values, false, false);
+    }
+    if (array != NULL &&
+        ((t->state != 0 && state == NULL) ||
+         !py_mark(self->archive, self->tensor, values, array, state))) {
+        Py_CLEAR(array);
+    }
+    Py_XDECREF(state);
     Py_DECREF(values);
     return array;
 }
@@ -399,6 +428,8 @@ static PyGetSetDef info_getset[] = {
     GETTER(path, "The file's path, or None."),
     {"_archive", info_archive, NULL, NULL, NULL},
     {"_index", info_index, NULL, NULL, NULL},
+    {"_is_lost", info_is_lost, NULL, NULL, NULL},
+    {"_storage_index", info_storage_index, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

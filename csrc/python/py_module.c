@@ -284,7 +284,7 @@ static PyMethodDef methods[] = {
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "open_archive($module, /, source, path=None, limits=None, run=True, *, "
-         "mode='checkpoint', record='')\n--\n\n"
+         "mode='checkpoint', record='', salvage=False)\n--\n\n"
          "Open a checkpoint; run=False leaves its pickle alone.  mode is 'checkpoint', "
          "'pickle' for one by itself, or 'records' for any zip archive; record names "
          "the pickle within a zip archive.")},
@@ -294,7 +294,7 @@ static PyMethodDef methods[] = {
     {"write", (PyCFunction)(void (*)(void))py_write, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "write($module, /, obj, sink, values, *, checksum=True, "
-         "parameters=None)\n--\n\n"
+         "parameters=None, flags=True, legacy=False)\n--\n\n"
          "Write a checkpoint through sink(memoryview); gives its size in bytes.")},
     {"crc32", crc32_method, METH_VARARGS,
      PyDoc_STR("crc32($module, data, seed=0, /)\n--\n\nCRC-32 as zip uses it.")},

@@ -59,6 +59,10 @@ PyObject *py_source_new(py_state *state, PyObject *buffer);
 psd_span py_source_span(PyObject *source);
 bool py_source_readonly(PyObject *source);
 
+/* What the file looked like when it was opened, as it was given, or None; a new
+ * reference. */
+PyObject *py_source_stamp(PyObject *source);
+
 /* A source over `size` fresh bytes, and where they are. */
 PyObject *py_source_of_new_bytes(py_state *state, size_t size, uint8_t **bytes);
 
@@ -78,8 +82,12 @@ typedef struct {
     psd_archive core;
     PyObject *source; /* NULL once closed */
     PyObject *path;   /* str or None */
+    PyObject *stamp;  /* the source's */
     PyObject *kind;   /* what describe() says; else NULL */
     PyObject *extra;  /* what describe() gives with it; else NULL */
+    PyObject
+        *place; /* what of root= led here, in a file of several archives; else NULL */
+    PyObject *made; /* {number: weak Source} of storages that TensorInfos had to copy */
     py_state *state;
     bool ran; /* data.pkl was run: pool and model are there */
 } py_archive;
@@ -115,8 +123,24 @@ PyObject *py_tree_tensors(py_archive *archive, psd_ref ref);
 /* {key: TensorInfo} of a dict's own tensors. */
 PyObject *py_tree_direct(py_archive *archive, psd_ref ref);
 
+/* Is there a tensor among a dict's own values? */
+bool py_tree_has_direct(py_archive *archive, psd_ref ref);
+
+/* "tensor", "dict", "list", "tuple", "module", "method", "object" or "value". */
+const char *py_tree_kind(const py_archive *archive, psd_ref ref);
+
 /* [(key, ref, kind), ...] or None. */
+/* Is it collections.OrderedDict(), whose parts are its items? */
+bool py_is_ordered_dict(const psd_pool *pool, const psd_call *call);
+
+/* [(path, what, is it a hook?), ...] of what a module's state_dict may lack. */
+PyObject *py_untold(py_archive *archive, psd_ref ref);
+
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
+
+/* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;
+ * None of anything else. */
+PyObject *py_tree_called(py_archive *archive, psd_ref ref);
 
 /* -------------------------------------------------------------------- py_info.c */
 
@@ -136,6 +160,11 @@ PyObject *py_leaf(py_archive *archive, psd_ref ref);
 PyObject *py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy,
                   bool meta);
 
+/* Note, by the array's identity, what the tensor was besides its bytes.  `state`: its
+ * attributes, or NULL.  False with an exception set. */
+bool py_mark(py_archive *archive, uint32_t tensor, PyObject *values, PyObject *array,
+             PyObject *state);
+
 /* -------------------------------------------------------------------- py_cost.c */
 
 /* What one reading has spent, and may still spend. */
@@ -153,6 +182,9 @@ void py_cost_clear(py_cost *cost);
 const char *py_cost_of_key(py_cost *cost, const psd_pool *pool, psd_ref target,
                            psd_ref ref, PyObject *key);
 
+/* Count the bytes of an array that was made: NULL, or such a sentence. */
+const char *py_cost_of_array(py_cost *cost, uint64_t size);
+
 /* Count the copying of a value and of what it holds: NULL, or such a sentence. */
 const char *py_cost_of_copy(py_cost *cost, const psd_pool *pool, psd_ref ref);
 
@@ -166,6 +198,7 @@ typedef struct {
     psd_input input;
     PyObject *values; /* the Python side: dtypes, conj and neg */
     bool copy;
+    bool shared; /* copies are looked up, and kept, in archive->made */
     PyObject *dtypes[PSD_DTYPE_COUNT];
     uint32_t first, count;
     struct py_base *bases; /* bases[storage - first] */

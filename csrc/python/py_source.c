@@ -7,9 +7,13 @@
  */
 #include "py_module.h"
 
+#include <structmember.h>
+
 typedef struct {
     PyObject_HEAD
     Py_buffer view;
+    PyObject *stamp; /* what the file looked like, or NULL */
+    PyObject *weak;  /* references to it, kept by CPython */
 } py_source;
 
 static PyObject *
@@ -34,12 +38,17 @@ source_new(PyTypeObject *type, PyObject *buffer)
 static PyObject *
 source_new_slot(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", NULL};
-    PyObject *buffer;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Source", names, &buffer)) {
+    static char *names[] = {"", "stamp", NULL};
+    PyObject *buffer, *stamp = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:Source", names, &buffer,
+                                     &stamp)) {
         return NULL;
     }
-    return source_new(type, buffer);
+    PyObject *self = source_new(type, buffer);
+    if (self != NULL) {
+        ((py_source *)self)->stamp = Py_NewRef(stamp);
+    }
+    return self;
 }
 
 PyObject *
@@ -97,7 +106,9 @@ static void
 source_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_ClearWeakRefs(self);
     PyBuffer_Release(&((py_source *)self)->view);
+    Py_XDECREF(((py_source *)self)->stamp);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -122,6 +133,13 @@ source_readonly(PyObject *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(py_source_readonly(self));
 }
 
+PyObject *
+py_source_stamp(PyObject *self)
+{
+    PyObject *stamp = ((py_source *)self)->stamp;
+    return Py_NewRef(stamp == NULL ? Py_None : stamp);
+}
+
 static PyGetSetDef source_getset[] = {
     {"size", source_size, NULL, PyDoc_STR("Bytes held."), NULL},
     {"readonly", source_readonly, NULL,
@@ -129,12 +147,18 @@ static PyGetSetDef source_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef source_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(py_source, weak), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot source_slots[] = {
-    {Py_tp_doc,
-     "Source(buffer, /)\n--\n\nA buffer held open: the base of every array."},
+    {Py_tp_doc, "Source(buffer, /, *, stamp=None)\n--\n\n"
+                "A buffer held open: the base of every array."},
     {Py_tp_new, source_new_slot},
     {Py_tp_dealloc, source_dealloc},
     {Py_tp_getset, source_getset},
+    {Py_tp_members, source_members},
     {Py_bf_getbuffer, source_getbuffer},
     {0, NULL},
 };

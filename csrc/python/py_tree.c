@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Walking a pool by names, for those who look and make no arrays.  Each
- * container is entered once, so cycles end and shared parts cost once.
+ * Walking a pool by names, for those who look and make no arrays.  No container is
+ * entered from within itself, so cycles end; shared parts are told under each of their
+ * names until that would cost more than some times the pool.
  */
 #include "py_module.h"
 
@@ -84,7 +85,9 @@ parts_of(const py_archive *archive, psd_ref ref, part parts[PARTS_MOST])
     }
     const psd_call *call = v->as.call;
     unsigned count = 0;
-    parts[count++] = part_of(pool, call->args);
+    if (!py_is_ordered_dict(pool, call)) {
+        parts[count++] = part_of(pool, call->args);
+    }
     parts[count++] = (part){call->appends, call->append_count, false};
     parts[count++] = (part){call->items, call->item_count, true};
     return add_state(pool, call, parts, count);
@@ -163,19 +166,24 @@ typedef struct {
 typedef struct {
     py_archive *archive;
     PyObject *found; /* dict */
-    bool *entered;
+    uint8_t *state;  /* of each value: */
     frame *frames;
     uint32_t depth, capacity;
-    uint64_t left; /* characters of long names */
+    uint64_t left;  /* characters of long names */
+    uint64_t again; /* steps that may go where the walk has been */
 } walk;
+
+enum { NEVER_ENTERED, ENTERED, LEFT };
+
+#define AGAIN_AT_LEAST 1000u
 
 static bool
 push(walk *w, psd_ref ref, PyObject *prefix)
 {
-    if (w->entered[ref]) {
+    if (w->state[ref] == ENTERED || (w->state[ref] == LEFT && w->again == 0)) {
         return true;
     }
-    w->entered[ref] = true;
+    w->state[ref] = ENTERED;
     if (!psd_grow(py_alloc(), (void **)&w->frames, &w->capacity, (uint64_t)w->depth + 1,
                   sizeof *w->frames)) {
         PyErr_NoMemory();
@@ -248,10 +256,12 @@ step(walk *w)
         top->item = 0;
     }
     if (top->part >= count) {
+        w->state[top->ref] = LEFT;
         Py_XDECREF(top->prefix);
         w->depth--;
         return true;
     }
+    w->again -= w->again > 0 ? 1 : 0;
     const part *p = &parts[top->part];
     psd_ref ref = p->items[top->item + (p->pairs ? 1 : 0)];
     psd_ref key = p->pairs ? p->items[top->item] : 0;
@@ -274,9 +284,10 @@ PyObject *
 py_tree_tensors(py_archive *archive, psd_ref ref)
 {
     walk w = {.archive = archive, .left = long_names(archive)};
-    w.entered = calloc((size_t)archive->core.pool.count + 1, sizeof *w.entered);
+    w.again = AGAIN_AT_LEAST + 4 * (uint64_t)archive->core.pool.count;
+    w.state = calloc((size_t)archive->core.pool.count + 1, sizeof *w.state);
     w.found = PyDict_New();
-    bool going = w.entered != NULL && w.found != NULL;
+    bool going = w.state != NULL && w.found != NULL;
     if (going && psd_kind_of(&archive->core.pool, ref) == PSD_KIND_TENSOR) {
         PyObject *name = PyUnicode_FromString("");
         going = name != NULL && add_tensor(&w, ref, name);
@@ -292,7 +303,7 @@ py_tree_tensors(py_archive *archive, psd_ref ref)
         Py_XDECREF(w.frames[--w.depth].prefix);
     }
     free(w.frames);
-    free(w.entered);
+    free(w.state);
     if (!going) {
         Py_CLEAR(w.found);
         return PyErr_Occurred() == NULL ? PyErr_NoMemory() : NULL;
@@ -348,12 +359,36 @@ py_tree_direct(py_archive *archive, psd_ref ref)
     return dict;
 }
 
+bool
+py_tree_has_direct(py_archive *archive, psd_ref ref)
+{
+    part p = pairs_of(archive, ref);
+    bool found = false;
+    for (uint32_t i = 0; i + 1 < p.count && !found; i += 2) {
+        found = psd_kind_of(&archive->core.pool, p.items[i + 1]) == PSD_KIND_TENSOR;
+    }
+    return found;
+}
+
+/* A whole module, or getattr(module, name): the method that was bound to it. */
 static const char *
-kind_name(const py_archive *archive, psd_ref ref)
+module_kind(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_kind_of(pool, v->as.call->callable) != PSD_KIND_GLOBAL) {
+        return "module";
+    }
+    const psd_global *named = psd_value_at(pool, v->as.call->callable)->as.global;
+    return psd_span_equal(named->name, PSD_LITERAL("getattr")) ? "method" : "module";
+}
+
+const char *
+py_tree_kind(const py_archive *archive, psd_ref ref)
 {
     const psd_pool *pool = &archive->core.pool;
     if (psd_model_module(&archive->core.model, ref) != NULL) {
-        return "module";
+        return module_kind(pool, ref);
     }
     switch (psd_kind_of(pool, ref)) {
     case PSD_KIND_TENSOR: return "tensor";
@@ -384,7 +419,7 @@ list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
                                  : PyLong_FromUnsignedLong((*index)++);
         PyObject *row = key == NULL ? NULL
                                     : Py_BuildValue("(Nks)", key, (unsigned long)ref,
-                                                    kind_name(archive, ref));
+                                                    py_tree_kind(archive, ref));
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_XDECREF(row);
             return false;
@@ -411,4 +446,26 @@ py_tree_children(py_archive *archive, psd_ref ref)
         }
     }
     return list;
+}
+
+PyObject *
+py_tree_called(py_archive *archive, psd_ref ref)
+{
+    const psd_pool *pool = &archive->core.pool;
+    const psd_value *v = psd_value_at(pool, ref);
+    if (v->kind != PSD_KIND_CALL ||
+        psd_kind_of(pool, v->as.call->callable) != PSD_KIND_GLOBAL) {
+        Py_RETURN_NONE;
+    }
+    const psd_call *call = v->as.call;
+    const psd_global *class = psd_value_at(pool, call->callable)->as.global;
+    PyObject *module = py_text(class->module);
+    PyObject *name = module == NULL ? NULL : py_text(class->name);
+    PyObject *row =
+        name == NULL ? NULL
+                     : Py_BuildValue("(OOkk)", module, name, (unsigned long)call->args,
+                                     (unsigned long)call->state);
+    Py_XDECREF(name);
+    Py_XDECREF(module);
+    return row;
 }

@@ -500,9 +500,10 @@ fill_pool(py_writer *w, PyObject *root, psd_ref *root_ref)
 /* ---------------------------------------------------------------- the face */
 
 static bool
-writer_init(py_writer *w, PyObject *values, PyObject *parameters)
+writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
 {
     *w = (py_writer){.values = values, .parameters = parameters};
+    w->left_out = flags ? 0 : PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD;
     psd_arena_init(&w->arena, py_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
     psd_model_init(&w->model, py_alloc(), (psd_hash_key){0, 0}); /* no names in it */
@@ -510,7 +511,9 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters)
     w->texts = PyDict_New();
     w->dtypes = PyDict_New();
     w->kept = PyList_New(0);
-    return w->memo != NULL && w->texts != NULL && w->dtypes != NULL && w->kept != NULL;
+    w->marks = PyObject_GetAttrString(values, "marks");
+    return w->marks != NULL && w->memo != NULL && w->texts != NULL &&
+           w->dtypes != NULL && w->kept != NULL;
 }
 
 static void
@@ -526,16 +529,22 @@ writer_clear(py_writer *w)
     Py_XDECREF(w->texts);
     Py_XDECREF(w->dtypes);
     Py_XDECREF(w->kept);
+    Py_XDECREF(w->marks);
 }
 
 static PyObject *
-pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum)
+pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum,
+     bool legacy)
 {
     const uint16_t one = 1;
     uint8_t first;
     memcpy(&first, &one, 1);
     psd_write_options options = {
-        .alloc = py_alloc(), .checksum = checksum, .big_endian = first == 0};
+        .alloc = py_alloc(),
+        .dialect = legacy ? PSD_DIALECT_STREAM : PSD_DIALECT_ZIP,
+        .checksum = checksum,
+        .big_endian = first == 0,
+    };
     py_sink sink;
     psd_error err;
     if (!py_sink_init(&sink, state, write, w->kept, w->bytes, w->model.storage_count)) {
@@ -557,19 +566,22 @@ pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum
 PyObject *
 py_write(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"obj", "sink", "values", "checksum", "parameters", NULL};
+    static char *names[] = {"obj",        "sink",  "values", "checksum",
+                            "parameters", "flags", "legacy", NULL};
     PyObject *root, *write, *values, *parameters = Py_None;
-    int checksum = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pO:write", names, &root,
-                                     &write, &values, &checksum, &parameters)) {
+    int checksum = 1, flags = 1, legacy = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pOpp:write", names, &root,
+                                     &write, &values, &checksum, &parameters, &flags,
+                                     &legacy)) {
         return NULL;
     }
     py_writer w;
     psd_ref root_ref = 0;
     PyObject *result = NULL;
-    if (writer_init(&w, values, parameters) && fill_pool(&w, root, &root_ref) &&
-        py_find_storages(&w)) {
-        result = pour(&w, py_state_of(module), root_ref, write, checksum != 0);
+    if (writer_init(&w, values, parameters, flags != 0) &&
+        fill_pool(&w, root, &root_ref) && py_find_storages(&w)) {
+        result =
+            pour(&w, py_state_of(module), root_ref, write, checksum != 0, legacy != 0);
     }
     writer_clear(&w);
     return result;

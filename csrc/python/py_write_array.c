@@ -87,32 +87,65 @@ fill_geometry(py_writer *w, const py_array_view *view, psd_tensor *t)
     return true;
 }
 
-/* (flags, attributes or None), as the caller said of this very array. */
+/* (flags, attributes or None, ...) of this very array: what the caller says, else what
+ * is noted of it; a new reference.  NULL, without an exception, when there is neither. */
+static PyObject *
+told_of(py_writer *w, PyObject *array)
+{
+    PyObject *told = NULL;
+    PyObject *key = PyLong_FromVoidPtr(array);
+    if (key != NULL && w->parameters != Py_None) {
+        told = PyDict_GetItemWithError(w->parameters, key);
+    }
+    if (told == NULL && PyErr_Occurred() == NULL) {
+        told = PyDict_GetItemWithError(w->marks, key);
+    }
+    Py_XINCREF(told);
+    Py_XDECREF(key);
+    return told;
+}
+
+/* Bits of a mark that are the core's flags of a tensor that is written. */
+#define WRITTEN_FLAGS \
+    (PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD | PSD_TENSOR_STORAGE)
+/* The one that is not: a NumPy array in the pickle, whatever torch calls its dtype. */
+#define NDARRAY_MARK (1u << 7)
+
+/* Is this array to be written as NumPy does it?  -1: an exception is set. */
+static int
+is_marked_ndarray(py_writer *w, PyObject *array)
+{
+    PyObject *told = told_of(w, array);
+    if (told == NULL) {
+        return PyErr_Occurred() == NULL ? 0 : -1;
+    }
+    unsigned long bits = PyLong_AsUnsignedLong(PyTuple_GetItem(told, 0));
+    Py_DECREF(told);
+    return PyErr_Occurred() != NULL ? -1 : (bits & NDARRAY_MARK) != 0;
+}
+
 static bool
 fill_flags(py_writer *w, PyObject *array, psd_tensor *t)
 {
-    if (w->parameters == Py_None) {
-        return true;
-    }
-    PyObject *key = PyLong_FromVoidPtr(array);
-    PyObject *told = key == NULL ? NULL : PyDict_GetItemWithError(w->parameters, key);
-    Py_XDECREF(key);
-    unsigned char flags;
-    PyObject *state;
-    if (told == NULL || !PyArg_ParseTuple(told, "bO", &flags, &state)) {
+    PyObject *told = told_of(w, array);
+    if (told == NULL) {
         return PyErr_Occurred() == NULL;
     }
-    t->flags = flags;
-    if (state == Py_None) {
-        return true;
+    unsigned long bits = PyLong_AsUnsignedLong(PyTuple_GetItem(told, 0));
+    PyObject *state = PyTuple_GetItem(told, 1);
+    bool done = state != NULL && PyErr_Occurred() == NULL;
+    t->flags = (uint8_t)(bits & WRITTEN_FLAGS & ~w->left_out);
+    if (done && state != Py_None) {
+        struct py_pending *pending = psd_arena_take(&w->arena, sizeof *pending);
+        done = pending != NULL || py_no_memory();
+        if (done) {
+            *pending = (struct py_pending){0, w->model.tensor_count, w->states};
+            w->states = pending;
+            done = py_keep(w, state) && py_put(w, state, &pending->ref);
+        }
     }
-    struct py_pending *pending = psd_arena_take(&w->arena, sizeof *pending);
-    if (pending == NULL) {
-        return py_no_memory();
-    }
-    *pending = (struct py_pending){0, w->model.tensor_count, w->states};
-    w->states = pending;
-    return py_keep(w, state) && py_put(w, state, &pending->ref);
+    Py_DECREF(told);
+    return done;
 }
 
 /* A tensor of the model over the bytes of `view`; *slot gets its number. */
@@ -304,9 +337,10 @@ py_write_array(py_writer *w, PyObject *object, psd_ref *slot)
     if (looked <= 0) {
         return looked;
     }
-    int dtype = torch_dtype(w, object);
-    if (dtype <= 0) {
-        return dtype;
+    int marked = is_marked_ndarray(w, object);
+    int dtype = marked == 0 ? torch_dtype(w, object) : 0;
+    if (marked < 0 || dtype <= 0) {
+        return marked < 0 ? -1 : dtype;
     }
     if (view.plain && view.exact) {
         return add_array(w, object, object, &view, (psd_dtype)dtype, slot) ? 1 : -1;

@@ -21,7 +21,9 @@ typedef struct {
 
 typedef struct {
     PyObject *values;     /* the Python side */
-    PyObject *parameters; /* {id of an array: requires_grad} or None */
+    PyObject *parameters; /* {id of an array: (flags, attributes)} or None */
+    PyObject *marks;      /* the same of all arrays, as files told */
+    unsigned left_out;    /* flags that are not written, whoever says them */
     PyObject *memo;       /* {id of an object: number} */
     PyObject *texts;      /* {str: number}: equal texts are one value */
     PyObject *dtypes;     /* {NumPy dtype: torch's name or None} */

@@ -59,12 +59,14 @@ typedef struct {
 } opening;
 
 static inline void
-open_input(opening *o, psd_input input, const psd_limits *limits, unsigned long fail_at)
+open_as(opening *o, psd_input input, psd_open_mode mode, const psd_limits *limits,
+        unsigned long fail_at)
 {
     memset(o, 0, sizeof *o);
     o->heap.fail_at = fail_at;
     o->input = input;
     psd_options options = {
+        .mode = mode,
         .alloc = check_alloc(&o->heap),
         .limits = *limits,
         .key = KIT_KEY,
@@ -73,6 +75,12 @@ open_input(opening *o, psd_input input, const psd_limits *limits, unsigned long 
     };
     psd_archive_init(&o->archive, &options);
     o->status = psd_archive_open(&o->archive, &o->input, &o->err);
+}
+
+static inline void
+open_input(opening *o, psd_input input, const psd_limits *limits, unsigned long fail_at)
+{
+    open_as(o, input, PSD_OPEN_CHECKPOINT, limits, fail_at);
 }
 
 static inline void
@@ -89,6 +97,28 @@ run_archive(opening *o)
         o->status = psd_archive_run(&o->archive, &o->input, &o->err);
     }
 }
+
+/* Did it go wrong in just these words? */
+static inline bool
+says(const opening *o, psd_status status, const char *sentence)
+{
+    bool same = o->status == status && o->err.status == status &&
+                strcmp(o->err.sentence, sentence) == 0;
+    if (!same) {
+        (void)fprintf(stderr, "  %s: %s\n", psd_status_code(o->status),
+                      o->status == PSD_OK ? "" : o->err.sentence);
+    }
+    return same;
+}
+
+static inline bool
+about(const uint8_t *text, size_t size, const char *expected)
+{
+    return size == strlen(expected) && memcmp(text, expected, size) == 0;
+}
+
+#define ABOUT_ENTRY(o, name) about((o)->err.entry, (o)->err.entry_size, name)
+#define ABOUT_SUBJECT(o, name) about((o)->err.subject, (o)->err.subject_size, name)
 
 static inline void
 close_archive(opening *o)
@@ -107,36 +137,70 @@ storage_bytes(opening *o, uint32_t storage, psd_arena *arena, psd_span *bytes)
                              &o->err);
 }
 
-/*
- * What every opened archive promises, whatever its file says: stored bytes lie
- * within the input, and every tensor within its storage.
- */
+/* Stored bytes lie within the input, or in memory that may be read. */
+static inline void
+check_place(opening *o, uint32_t storage)
+{
+    const psd_storage *s = &o->archive.model.storages[storage];
+    psd_location where;
+    if (psd_archive_locate(&o->archive, &o->input, storage, &where, &o->err) !=
+        PSD_OK) {
+        return;
+    }
+    volatile uint8_t seen = 0;
+    switch (where.place) {
+    case PSD_PLACE_FILE: CHECK(psd_fits(where.offset, s->size, o->input.size)); break;
+    case PSD_PLACE_MEMORY:
+        for (uint64_t i = 0; i < s->size; i++) {
+            seen = (uint8_t)(seen ^ where.memory[i]);
+        }
+        break;
+    case PSD_PLACE_RECORD:
+        CHECK(where.entry == psd_archive_storage_entry(&o->archive, storage));
+        CHECK(where.entry->method != PSD_ZIP_STORED);
+        CHECK_UINT(where.entry->size, s->size);
+        break;
+    default:
+        CHECK(s->size == 0 || s->parent != PSD_NO_STORAGE ||
+              psd_span_equal(s->location, PSD_LITERAL("meta")));
+        break;
+    }
+    (void)seen;
+}
+
+/* A window lies within its storage, which is none of another's. */
+static inline void
+check_window(const psd_model *model, const psd_tensor *t)
+{
+    if (t->layout != PSD_LAYOUT_STRIDED || t->numel == 0 ||
+        t->storage == PSD_NO_STORAGE) {
+        return;
+    }
+    uint64_t last = (uint64_t)t->offset;
+    for (unsigned k = 0; k < t->rank; k++) {
+        last +=
+            t->shape[k] > 1 ? (uint64_t)(t->shape[k] - 1) * (uint64_t)t->strides[k] : 0;
+    }
+    uint64_t item = psd_dtype_row((psd_dtype)t->dtype)->size;
+    const psd_storage *s = &model->storages[t->storage];
+    CHECK(psd_fits(last / psd_tensor_per_byte(t) * item, item, s->size));
+    CHECK_UINT(s->parent, PSD_NO_STORAGE);
+}
+
+/* What every opened archive promises, whatever its file says. */
 static inline void
 check_promises(opening *o)
 {
     const psd_model *model = &o->archive.model;
     for (uint32_t i = 0; i < model->storage_count; i++) {
-        const psd_zip_entry *entry = psd_archive_storage_entry(&o->archive, i);
-        uint64_t offset;
-        CHECK(entry->size == model->storages[i].size);
-        CHECK(entry->method != PSD_ZIP_STORED || entry->stored_size == entry->size);
-        if (psd_zip_locate(&o->input, entry, &offset, &o->err) == PSD_OK) {
-            CHECK(psd_fits(offset, entry->stored_size, o->input.size));
-        }
+        check_place(o, i);
     }
     for (uint32_t i = 0; i < model->tensor_count; i++) {
-        const psd_tensor *t = &model->tensors[i];
-        if (t->numel == 0 || t->storage == PSD_NO_STORAGE) {
-            continue;
-        }
-        uint64_t last = (uint64_t)t->offset;
-        for (unsigned k = 0; k < t->rank; k++) {
-            last += t->shape[k] > 1
-                        ? (uint64_t)(t->shape[k] - 1) * (uint64_t)t->strides[k]
-                        : 0;
-        }
-        uint64_t item = psd_dtype_row((psd_dtype)t->dtype)->size;
-        CHECK(psd_fits(last * item, item, model->storages[t->storage].size));
+        check_window(model, &model->tensors[i]);
+    }
+    for (uint32_t i = 0; i < model->module_count; i++) {
+        CHECK(i == 0 || model->modules[i].at > model->modules[i - 1].at);
+        CHECK(model->modules[i].state_dict <= o->archive.pool.count);
     }
 }
 

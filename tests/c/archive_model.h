@@ -29,6 +29,7 @@ collect(void *ctx, const uint8_t *data, size_t size)
 typedef struct {
     psd_span file;
     unsigned reads, fail_at;
+    uint64_t bytes; /* that were asked for */
 } remote;
 
 static inline bool
@@ -39,6 +40,7 @@ read_remote(void *ctx, uint64_t offset, size_t size, uint8_t *into)
         return false;
     }
     memcpy(into, r->file.data + offset, size);
+    r->bytes += size;
     return true;
 }
 

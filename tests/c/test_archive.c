@@ -32,27 +32,6 @@ end_trial(trial *t)
     check_unguard(&t->bytes);
 }
 
-static bool
-says(const opening *o, psd_status status, const char *sentence)
-{
-    bool same = o->status == status && o->err.status == status &&
-                strcmp(o->err.sentence, sentence) == 0;
-    if (!same) {
-        (void)fprintf(stderr, "  %s: %s\n", psd_status_code(o->status),
-                      o->status == PSD_OK ? "" : o->err.sentence);
-    }
-    return same;
-}
-
-static bool
-about(const uint8_t *text, size_t size, const char *expected)
-{
-    return size == strlen(expected) && memcmp(text, expected, size) == 0;
-}
-
-#define ABOUT_ENTRY(o, name) about((o)->err.entry, (o)->err.entry_size, name)
-#define ABOUT_SUBJECT(o, name) about((o)->err.subject, (o)->err.subject_size, name)
-
 /* ---------------------------------------------------------------- a sound one */
 
 static void
@@ -529,6 +508,83 @@ test_no_byte_order(void)
     end_trial(&t);
 }
 
+/* ---------------------------------------------------------------- a pickle of one's choice */
+
+/* Open and run the pickle of this name, below the top folder. */
+static void
+try_pickle(trial *t, kit_record *records, size_t count, psd_span name)
+{
+    kit_archive a = kit_build(check_alloc(&kit_heap), records, count, false);
+    t->bytes = check_guard(a.bytes.data, a.bytes.size);
+    psd_buffer_clear(&a.bytes);
+    memset(&t->o, 0, sizeof t->o);
+    t->o.input = (psd_input){t->bytes.data, t->bytes.size, NULL, NULL};
+    psd_options options = {
+        .alloc = check_alloc(&t->o.heap),
+        .limits = psd_default_limits(),
+        .key = KIT_KEY,
+        .record = name,
+        .inflate = inflate_stored,
+        .inflate_ctx = &t->o.inflater,
+    };
+    psd_archive_init(&t->o.archive, &options);
+    t->o.status = psd_archive_open(&t->o.archive, &t->o.input, &t->o.err);
+    run_archive(&t->o);
+}
+
+#define ONE_BYTE(key) V2(STORAGE("ByteStorage", key, "1") I("0") "(I1\nt(I1\nt") "."
+
+/* Each kind keeps its storages in a place of its own. */
+static void
+test_pickles_of_ones_choice(void)
+{
+    static const struct {
+        const char *kind, *pickle, *storage;
+    } rows[] = {
+        {"m/.data/extern_modules", "a/b.pkl", "m/.data/7.storage"},
+        {"m/constants.pkl", "constants.pkl", "m/constants/7"},
+        {"m/constants.pkl", "data.pkl", "m/data/7"},
+        {"m/version", "extra/x.pkl", "m/data/7"},
+    };
+    for (size_t i = 0; i < LENGTH(rows); i++) {
+        char name[64];
+        trial t;
+        (void)snprintf(name, sizeof name, "m/%s", rows[i].pickle);
+        kit_record records[] = {
+            record(rows[i].storage, PSD_LITERAL("x")),
+            record(name, PSD_LITERAL(ONE_BYTE("7"))),
+            record(strcmp(name, rows[i].kind) == 0 ? "m/other" : rows[i].kind,
+                   PSD_LITERAL("x")),
+            record(strcmp(name, "m/data.pkl") == 0 ? "m/another" : "m/data.pkl",
+                   PSD_LITERAL("N.")),
+        };
+        try_pickle(&t, records, LENGTH(records), kit_text(rows[i].pickle));
+        CHECK(t.o.status == PSD_OK);
+        CHECK_UINT(t.o.archive.model.tensor_count, 1);
+        CHECK(about(t.o.archive.pickle_name.data, t.o.archive.pickle_name.size, name));
+        const psd_zip_entry *entry = psd_archive_storage_entry(&t.o.archive, 0);
+        CHECK(entry != NULL && psd_span_equal(entry->name, kit_text(rows[i].storage)));
+        check_promises(&t.o);
+        end_trial(&t);
+    }
+}
+
+static void
+test_pickles_that_are_not_there(void)
+{
+    kit_record records[SMALL_COUNT];
+    trial t;
+    small_records(records);
+    try_pickle(&t, records, SMALL_COUNT, PSD_LITERAL("other.pkl"));
+    CHECK(says(&t.o, PSD_KIND,
+               "an archive without a pickle that is to be run by itself"));
+    end_trial(&t);
+    /* Looked up by name alone, wherever that would lead. */
+    try_pickle(&t, records, SMALL_COUNT, PSD_LITERAL("../m/data.pkl"));
+    CHECK(t.o.status == PSD_KIND);
+    end_trial(&t);
+}
+
 /* ---------------------------------------------------------------- storages and records */
 
 static void
@@ -698,6 +754,8 @@ main(void)
     RUN(test_long_names);
     RUN(test_byte_order);
     RUN(test_no_byte_order);
+    RUN(test_pickles_of_ones_choice);
+    RUN(test_pickles_that_are_not_there);
     RUN(test_a_storage_without_record);
     RUN(test_a_record_of_another_size);
     RUN(test_a_storage_that_looks_like_a_folder);

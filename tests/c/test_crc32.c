@@ -65,7 +65,6 @@ test_constants(void)
         }
     }
     CHECK_UINT(PSD_CRC32_POLYNOMIAL, power(32));
-    CHECK_UINT(PSD_CRC32_X_8, power(8));
     CHECK_UINT(PSD_CRC32_X_32768, power(32768));
     CHECK_UINT(PSD_CRC32_X_65536, power(65536));
     CHECK_UINT(PSD_CRC32_FOLD_128_FIRST, (uint64_t)power(128 + 32) << 1);
@@ -160,34 +159,7 @@ test_pieces(void)
     for (size_t cut = 0; cut <= SIZE; cut += 7) {
         uint32_t a = psd_crc32(0, bytes, cut);
         CHECK_UINT(psd_crc32(a, bytes + cut, SIZE - cut), whole);
-        uint32_t b = psd_crc32(0, bytes + cut, SIZE - cut);
-        CHECK_UINT(psd_crc32_combine(a, b, SIZE - cut), whole);
     }
-}
-
-/* A long run of zeros, by the definition and by combining powers of two. */
-static void
-test_combine_long(void)
-{
-    enum { SIZE = 1 << 20 };
-    uint8_t *zeros = calloc(1, SIZE);
-    uint32_t crc = psd_crc32(0, zeros, SIZE);
-    uint64_t size = SIZE;
-    for (int i = 0; i < 4; i++) {
-        uint32_t twice = psd_crc32(crc, zeros, 0);
-        for (uint64_t done = 0; done < size; done += SIZE) {
-            twice = psd_crc32(twice, zeros, SIZE);
-        }
-        CHECK_UINT(psd_crc32_combine(crc, crc, size), twice);
-        crc = twice;
-        size *= 2;
-    }
-    /* Associative also where the size needs all 64 bits. */
-    uint64_t huge = 0xfedcba9876543210u;
-    uint32_t left = psd_crc32_combine(psd_crc32_combine(1, 2, huge), 3, 5);
-    uint32_t right = psd_crc32_combine(1, psd_crc32_combine(2, 3, 5), huge + 5);
-    CHECK_UINT(left, right);
-    free(zeros);
 }
 
 int
@@ -199,6 +171,5 @@ main(void)
     RUN(test_sizes);
     RUN(test_alignments);
     RUN(test_pieces);
-    RUN(test_combine_long);
     return check_report();
 }

@@ -136,6 +136,7 @@ test_codes_and_families_stay(void)
         {PSD_SAFETENSORS, "safetensors", PSD_FAMILY_CORRUPT},
         {PSD_ELEMENT, "dtype", PSD_FAMILY_UNSUPPORTED},
         {PSD_KIND, "archive-kind", PSD_FAMILY_UNSUPPORTED},
+        {PSD_LEGACY, "legacy-dtype", PSD_FAMILY_UNSUPPORTED},
         {PSD_LIMIT, "limit", PSD_FAMILY_LIMIT},
     };
     CHECK_UINT(sizeof rows / sizeof *rows, PSD_STATUS_COUNT);

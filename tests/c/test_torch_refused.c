@@ -3,53 +3,7 @@
  * The torch pass: what it refuses, by which name, with which words and at which
  * byte.  In the programs ^ stands before the byte at fault.
  */
-#include "torch_kit.h"
-
-/* What a refusal is expected to say beside its status. */
-typedef struct {
-    psd_status status;
-    const char *sentence;
-    const char *subject;
-    bool has_numbers;
-    uint64_t found, limit;
-} refusal;
-
-static void
-check_refused(psd_span marked, const psd_limits *limits, const refusal *e, int line)
-{
-    uint8_t room[4096];
-    uint64_t at;
-    psd_span program = without_caret(marked, room, &at);
-    check_guarded g = check_guard(program.data, program.size);
-    modelling m;
-    model_with(&m, (psd_span){g.data, g.size}, limits, 0);
-    const psd_error *err = &m.r.err;
-    bool same = m.status == e->status && err->status == e->status &&
-                strcmp(err->sentence, e->sentence) == 0 && err->offset == at &&
-                err->has_numbers == e->has_numbers && err->found == e->found &&
-                err->expected == e->limit && err->subject_size == strlen(e->subject) &&
-                memcmp(err->subject, e->subject, err->subject_size) == 0;
-    CHECK(same);
-    if (!same) {
-        (void)fprintf(
-            stderr, "  line %d: %s, \"%s\" about \"%.*s\" at %lld, not %lld\n", line,
-            psd_status_code(m.status), m.status == PSD_OK ? "" : err->sentence,
-            (int)err->subject_size, (const char *)err->subject, (long long)err->offset,
-            (long long)at);
-    }
-    finish_model(&m);
-    check_unguard(&g);
-}
-
-static void
-refused(psd_span marked, const refusal *e, int line)
-{
-    psd_limits limits = psd_default_limits();
-    check_refused(marked, &limits, e, line);
-}
-
-#define REFUSED(program, ...) \
-    refused(PSD_LITERAL(program "."), &(refusal){__VA_ARGS__}, __LINE__)
+#include "torch_expect.h"
 
 /* ---------------------------------------------------------------- persistent ids */
 
@@ -244,6 +198,19 @@ test_metadata_beyond_all_bounds(void)
             &(refusal){PSD_TENSOR, "a tensor's metadata has too many entries",
                        "_rebuild_tensor_v2", false, 0, 0},
             __LINE__);
+}
+
+/* torch takes the bit for set whatever it says, so it must not say anything else. */
+static void
+test_bits_that_are_not_set(void)
+{
+    static const char not_set[] = "a tensor's conj or neg bit is told as not set";
+#define BAD_BITS(metadata)                                                      \
+    REFUSED(BAD("_rebuild_tensor_v2", WHOLE FALSE_ HOOKS metadata), PSD_TENSOR, \
+            not_set, "_rebuild_tensor_v2", false, 0, 0)
+    BAD_BITS("(Vconj\nI00\nd");
+    BAD_BITS("(Vneg\nI1\nd");
+    BAD_BITS("(Vneg\nI01\nVneg\nNd");
 }
 
 /* ---------------------------------------------------------------- geometry */
@@ -508,6 +475,7 @@ main(void)
     RUN(test_storage_and_offset);
     RUN(test_flags);
     RUN(test_metadata_beyond_all_bounds);
+    RUN(test_bits_that_are_not_set);
     RUN(test_forms_of_sizes);
     RUN(test_windows_beyond_the_storage);
     RUN(test_reaches_that_wrap);

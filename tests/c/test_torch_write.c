@@ -19,6 +19,7 @@ typedef struct {
     psd_ref refs[TENSORS_MOST]; /* of the tensors */
     psd_model model;
     psd_ref root;
+    psd_dialect dialect;
     psd_buffer program;
     psd_error err;
     psd_status status;
@@ -82,7 +83,7 @@ static void
 write_all(writing *w)
 {
     if (w->status == PSD_OK) {
-        w->status = psd_torch_write(&w->pool, &w->model, &w->err);
+        w->status = psd_torch_write(&w->pool, w->root, &w->model, w->dialect, &w->err);
     }
     if (w->status == PSD_OK) {
         w->status = psd_pickle_write(&w->pool, w->root, &w->program, &w->err);
@@ -421,6 +422,217 @@ test_the_same_bytes_each_time(void)
     }
 }
 
+/* ---------------------------------------------------------------- what was read */
+
+/* The same in every number, however it is spelled. */
+static void
+check_same(const modelling *a, const modelling *b, psd_ref left, psd_ref right)
+{
+    const psd_value *v = psd_value_at(&a->r.pool, left);
+    const psd_value *w = psd_value_at(&b->r.pool, right);
+    CHECK_UINT(v->kind, w->kind);
+    if (v->kind != PSD_KIND_TENSOR || w->kind != PSD_KIND_TENSOR) {
+        return;
+    }
+    const psd_tensor *t = &a->model.tensors[v->as.index];
+    const psd_tensor *e = &b->model.tensors[w->as.index];
+    check_same_tensor(t, e);
+    CHECK_UINT(t->layout, e->layout);
+    CHECK((t->type != 0) == (e->type != 0));
+    if (t->layout == PSD_LAYOUT_STRIDED) {
+        const psd_quantizer *q = t->more.quantizer, *p = e->more.quantizer;
+        CHECK((q == NULL) == (p == NULL));
+        CHECK(q == NULL || (q->scheme == p->scheme && q->axis == p->axis &&
+                            q->zero_point == p->zero_point &&
+                            memcmp(&q->scale, &p->scale, sizeof q->scale) == 0));
+        if (q != NULL && q->scales != 0) {
+            check_same(a, b, q->scales, p->scales);
+            check_same(a, b, q->zero_points, p->zero_points);
+        }
+        return;
+    }
+    const psd_composite *c = t->more.composite, *d = e->more.composite;
+    CHECK_UINT(c->count, d->count);
+    CHECK_UINT(c->nbytes, d->nbytes);
+    CHECK(c->coalesced == d->coalesced);
+    for (uint32_t i = 0; i < c->count && i < d->count; i++) {
+        CHECK(psd_span_equal(c->parts[i].name, d->parts[i].name));
+        check_same(a, b, c->parts[i].tensor, d->parts[i].tensor);
+    }
+}
+
+/* Read, written and read again: the root is the same tensor. */
+static void
+check_journey(psd_span program, int line)
+{
+    modelling first, before, after;
+    psd_buffer written;
+    psd_error err = {0};
+    model(&first, program);
+    model(&before, program); /* which keeps its tensors, to be compared with */
+    psd_buffer_init(&written, check_alloc(&first.r.heap));
+    psd_status status = first.status;
+    CHECK(status == PSD_OK);
+    CHECK(root_of(&first)->kind == PSD_KIND_TENSOR);
+    if (status == PSD_OK) {
+        status = psd_torch_write(&first.r.pool, first.r.pickle.root, &first.model,
+                                 PSD_DIALECT_ZIP, &err);
+    }
+    if (status == PSD_OK) {
+        status = psd_pickle_write(&first.r.pool, first.r.pickle.root, &written, &err);
+    }
+    CHECK(status == PSD_OK);
+    model(&after, psd_buffer_span(&written));
+    CHECK(after.status == PSD_OK);
+    unsigned failed = check_failed;
+    if (after.status == PSD_OK) {
+        check_same(&before, &after, before.r.pickle.root, after.r.pickle.root);
+    }
+    if (status != PSD_OK || after.status != PSD_OK || failed != check_failed) {
+        (void)fprintf(stderr, "  line %d: %s\n", line,
+                      status != PSD_OK         ? err.sentence
+                      : after.status != PSD_OK ? after.r.err.sentence
+                                               : "another tensor");
+    }
+    finish_model(&after);
+    finish_model(&before);
+    psd_buffer_clear(&written);
+    finish_model(&first);
+}
+
+#define JOURNEY(program) check_journey(PSD_LITERAL(program "."), __LINE__)
+
+#define OF(class, key, numel, size, stride) \
+    V2(STORAGE(class, key, numel) I("0") size stride)
+#define ONE(n) "(I" n "\nt"
+#define TWO(n, m) "(I" n "\nI" m "\nt"
+#define LAYOUT(name) "ctorch.serialization\n_get_layout\n(Vtorch." name "\ntR"
+#define INDICES OF("LongStorage", "i", "4", TWO("2", "2"), TWO("2", "1"))
+#define VALUES OF("FloatStorage", "v", "2", ONE("2"), ONE("1"))
+#define COO(more)                  \
+    CALL("_rebuild_sparse_tensor", \
+         LAYOUT("sparse_coo") TUPLE(INDICES VALUES TWO("3", "4") more))
+
+static void
+test_composites_that_were_read(void)
+{
+    JOURNEY(COO(""));
+    JOURNEY(COO(TRUE_));
+    JOURNEY(CALL(
+        "_rebuild_sparse_tensor",
+        LAYOUT("sparse_csr") TUPLE(OF("LongStorage", "c", "4", ONE("4"), ONE("1")) OF(
+            "LongStorage", "p", "2", ONE("2"), ONE("1")) VALUES TWO("3", "4"))));
+    /* As TorchScript wrote it. */
+    JOURNEY(CALL("_rebuild_sparse_tensor",
+                 I("1") TWO("3", "4") TRUE_ INDICES VALUES HOOKS));
+    JOURNEY(CALL("_rebuild_nested_tensor",
+                 OF("FloatStorage", "b", "6", ONE("6"), ONE("1"))
+                     INDICES INDICES OF("LongStorage", "o", "2", ONE("2"), ONE("1"))));
+    JOURNEY("ctorch.nested._internal.nested_tensor\n_rebuild_njt\n((Vvalues\n" VALUES
+            "Voffsets\n" OF("LongStorage", "o", "2", ONE("2"), ONE("1")) "dtR");
+    JOURNEY("ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n"
+            "_rebuild_wrapper_subclass\nca.b\nC\n(ca.b\nC\nctorch\nfloat32\n" TWO(
+                "3", "4") TWO("4", "1") "I0\nNN" FALSE_ "t(V_data\n" VALUES "dtR");
+    JOURNEY(CALL("_rebuild_parameter", COO("") TRUE_ HOOKS));
+    JOURNEY(CALL("_rebuild_parameter_with_state", COO("") FALSE_ HOOKS "(d"));
+    /* On another device it is no Parameter. */
+    JOURNEY(CALL("_rebuild_device_tensor_from_cpu_tensor",
+                 COO("") "ctorch\nfloat32\nVxla\n" FALSE_));
+}
+
+#define QUINT STORAGE("QUInt8Storage", "q", "6") I("0") TWO_BY_THREE
+#define CHANNELS(scales, zeros) "(ctorch\nper_channel_affine\n" scales zeros "I0\nt"
+
+static void
+test_quantized_ones_that_were_read(void)
+{
+    JOURNEY(CALL("_rebuild_qtensor",
+                 QUINT "(ctorch\nper_tensor_affine\nF0.5\nI3\nt" TRUE_ HOOKS));
+    JOURNEY(CALL("_rebuild_qtensor",
+                 QUINT CHANNELS(OF("DoubleStorage", "s", "2", ONE("2"), ONE("1")),
+                                OF("LongStorage", "z", "2", ONE("2"), ONE("1")))
+                     FALSE_ HOOKS));
+    JOURNEY(CALL("_rebuild_qtensor",
+                 QUINT CHANNELS(OF("FloatStorage", "s", "2", ONE("2"), ONE("1")),
+                                OF("FloatStorage", "z", "2", ONE("2"), ONE("1")))
+                     FALSE_ HOOKS));
+    JOURNEY(CALL("_rebuild_qtensor",
+                 QUINT CHANNELS("(F0.5\nI2\nl", "(I0\nI-1\nl") FALSE_ HOOKS));
+    /* The eight parts of torch 1.2. */
+    JOURNEY(CALL("_rebuild_qtensor", QUINT "F0.5\nI3\n" FALSE_ HOOKS));
+    JOURNEY(CALL("_rebuild_qtensor",
+                 STORAGE("QUInt4x2Storage", "q", "4") I("1") ONE("6")
+                     ONE("1") "(ctorch\nper_tensor_affine\nF0.5\nI3\nt" FALSE_ HOOKS));
+    JOURNEY(CALL("_rebuild_parameter",
+                 CALL("_rebuild_qtensor",
+                      QUINT "(ctorch\nper_tensor_affine\nF0.5\nI3\nt" FALSE_ HOOKS)
+                     FALSE_ HOOKS));
+}
+
+static void
+test_storages_that_were_read(void)
+{
+    JOURNEY(STORAGE("LongStorage", "0", "5"));
+    JOURNEY(STORAGE("QUInt4x2Storage", "0", "5"));
+    JOURNEY(STORAGE("FloatStorage", "0", "0"));
+    JOURNEY(UNTYPED("0", "7"));
+}
+
+static void
+test_dense_ones_that_were_read(void)
+{
+    JOURNEY(TENSOR);
+    JOURNEY(CALL("_rebuild_tensor", SIX I("0") TWO_BY_THREE));
+    JOURNEY("ctorch\nFloatTensor\n)R(" SIX I("0") TWO_BY_THREE "tb");
+    JOURNEY("ctorch.nn.parameter\nParameter\n(" TENSOR "tR");
+    JOURNEY("ctorch.nn.parameter\nParameter\n(" TENSOR "tR(" FALSE_ FALSE_ "Ntb");
+    JOURNEY(CALL("_rebuild_device_tensor_from_cpu_tensor",
+                 TENSOR "ctorch\nfloat32\nVxla\n" TRUE_));
+    JOURNEY(
+        "ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\n"
+        "ca.b\nC\n(" SIX I("0") TWO_BY_THREE FALSE_ HOOKS "t(Vk\nI1\ndtR");
+    JOURNEY(CALL("_rebuild_meta_tensor_no_storage",
+                 "ctorch\nfloat32\n" TWO_BY_THREE FALSE_));
+}
+
+/* ---------------------------------------------------------------- faults of the host */
+
+static void
+check_argument(writing *w, uint32_t storages, uint32_t tensors, const char *sentence)
+{
+    set_up(w, storages, tensors, 10000, 0);
+    write_all(w);
+    CHECK(w->status == PSD_ARGUMENT);
+    CHECK(strcmp(w->err.sentence, sentence) == 0);
+    tear_down(w);
+}
+
+static void
+test_tensors_without_a_storage(void)
+{
+    static const char none[] = "a tensor without a storage";
+    writing w = {0};
+    w.storages[0] = storage_of(PSD_DTYPE_FLOAT32, 24);
+    w.tensors[0] = tensor_of(PSD_DTYPE_FLOAT32, PSD_NO_STORAGE, two, 1);
+    check_argument(&w, 1, 1, none);
+    w.tensors[0].storage = 1;
+    check_argument(&w, 1, 1, none);
+}
+
+/* Its storage's class is all that tells a quantized tensor's dtype. */
+static void
+test_quantized_tensors_on_shared_storages(void)
+{
+    const psd_quantizer q = {.scheme = PSD_PER_TENSOR, .scale = 1};
+    writing w = {0};
+    w.storages[0] = storage_of(PSD_DTYPE_QUINT8, 2);
+    w.tensors[0] = tensor_of(PSD_DTYPE_QUINT8, 0, two, 1);
+    w.tensors[0].more.quantizer = &q;
+    w.tensors[1] = tensor_of(PSD_DTYPE_UINT8, 0, two, 1);
+    check_argument(&w, 1, 2,
+                   "a quantized tensor shares its storage with one of another dtype");
+}
+
 /* ---------------------------------------------------------------- running out */
 
 static void
@@ -464,7 +676,7 @@ test_every_failing_page(void)
         set_up(&w, 2, 3, 10000, 0);
         CHECK(psd_arena_take(&w.arena, waste) != NULL);
         w.heap.fail_at = w.heap.requests + 1;
-        w.status = psd_torch_write(&w.pool, &w.model, &w.err);
+        w.status = psd_torch_write(&w.pool, w.root, &w.model, PSD_DIALECT_ZIP, &w.err);
         CHECK(w.status == PSD_OK || w.status == PSD_NO_MEMORY);
         failed += w.status != PSD_OK;
         /* Either it failed or all of it is there. */
@@ -523,6 +735,12 @@ main(void)
     RUN(test_the_smallest_checkpoint);
     RUN(test_hooks_are_never_shared);
     RUN(test_the_same_bytes_each_time);
+    RUN(test_composites_that_were_read);
+    RUN(test_quantized_ones_that_were_read);
+    RUN(test_storages_that_were_read);
+    RUN(test_dense_ones_that_were_read);
+    RUN(test_tensors_without_a_storage);
+    RUN(test_quantized_tensors_on_shared_storages);
     RUN(test_every_failing_request);
     RUN(test_every_failing_page);
     RUN(test_too_many_values);

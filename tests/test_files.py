@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is taken for a file's bytes and for its path, and how errors name it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import pathlib
+import pickle
+import tempfile
+import zipfile
+from typing import Any
+
+import kit
+import numpy as np
+import pytest
+
+import pystatedict as psd
+
+W = np.arange(6, dtype="<f4").reshape(2, 3)
+DATA = kit.saved({"w": W})
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "m.pth"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_files_that_unpack_while_they_are_read(module: Any, tmp_path: pathlib.Path) -> None:
+    """They have a descriptor, and its bytes are not theirs."""
+    path = tmp_path / "m.pth.packed"
+    with module.open(path, "wb") as file:
+        file.write(b"before" + DATA)
+    with module.open(path, "rb") as file:
+        file.seek(6)
+        kit.same_array(psd.load(file)["w"], W)
+    with module.open(path, "rb") as file:
+        file.seek(6)
+        assert psd.open(file).path is None
+
+
+def test_members_of_archives_have_no_path(tmp_path: pathlib.Path, path: pathlib.Path) -> None:
+    psd.save_trainable(path, {"w": True})
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.write(path, str(path)[1:])
+    with zipfile.ZipFile(tmp_path / "a.zip") as packed, packed.open(str(path)[1:]) as member:
+        sd = psd.load(member)
+    assert sd.source is None
+    assert sd.trainable["w"] is None
+
+
+def test_a_name_alone_is_no_path(path: pathlib.Path) -> None:
+    psd.save_trainable(path, {"w": True})
+    file = io.BytesIO(DATA)
+    file.name = str(path)
+    sd = psd.load(file)
+    assert (sd.source, sd.trainable["w"]) == (None, None)
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(psd.open(file)["w"])
+
+
+def test_open_files_know_their_path(path: pathlib.Path) -> None:
+    psd.save_trainable(path, {"w": True})
+    for mode in ({}, {"buffering": 0}):
+        with open(path, "rb", **mode) as file:
+            sd = psd.load(file)
+            assert (sd.source, sd.trainable["w"]) == (str(path), True)
+    with open(path, "r+b") as file:
+        assert psd.open(file).path == str(path)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(DATA)
+        file.flush()
+        file.seek(0)
+        assert psd.open(file).path == file.name
+
+
+def test_a_file_that_was_replaced_or_deleted_has_no_path(path: pathlib.Path) -> None:
+    with open(path, "rb") as file:
+        os.replace(path, path.with_name("moved.pth"))
+        assert psd.open(file).path is None
+        kit.same_array(psd.load(file)["w"], W)
+        path.write_bytes(kit.saved({"other": W}))
+        assert psd.open(file).path is None
+
+
+def test_a_descriptor_is_no_path(path: pathlib.Path) -> None:
+    with open(os.open(path, os.O_RDONLY), "rb") as file:
+        assert psd.open(file).path is None
+        assert list(psd.load(file)) == ["w"]
+
+
+# ------------------------------------------------------------------ infos for other processes
+
+
+def test_infos_travel(path: pathlib.Path) -> None:
+    info = pickle.loads(pickle.dumps(psd.open(path)["w"]))
+    kit.same_array(info.numpy(), W)
+    path.write_bytes(b"in front" + DATA)
+    with open(path, "rb") as file:
+        file.seek(8)
+        text = pickle.dumps(psd.open(file)["w"])
+    kit.same_array(pickle.loads(text).numpy(), W)
+
+
+@pytest.mark.parametrize("when", ["before pickling", "after pickling"])
+def test_infos_of_a_file_that_changed(when: str, path: pathlib.Path) -> None:
+    info = psd.open(path)["w"]
+    text = pickle.dumps(info)
+    other = path.with_name("other.pth")
+    # Another tensor of the same size, and the old time of change.
+    other.write_bytes(kit.saved({"v": W + 1}))
+    os.utime(other, ns=(os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns))
+    os.replace(other, path)
+    if when == "before pickling":
+        text = pickle.dumps(info)
+    with pytest.raises(psd.CorruptError) as caught:
+        pickle.loads(text)
+    assert caught.value.code == "file-changed"
+    assert caught.value.path == str(path)
+
+
+# ------------------------------------------------------------------ errors name the file
+
+
+def test_errors_after_closing_name_the_file(path: pathlib.Path) -> None:
+    with psd.open(path) as checkpoint:
+        info = checkpoint["w"]
+    with pytest.raises(psd.ClosedError) as caught:
+        info.numpy()
+    assert caught.value.path == str(path)
+    assert str(path) in str(caught.value)
+
+
+def test_errors_of_names_and_options_name_the_file(path: pathlib.Path) -> None:
+    sd = psd.load(path)
+    for ask in (
+        lambda: sd.info("x"),
+        lambda: sd.trainable["x"],
+        lambda: sd.trainable.__setitem__("x", True),
+        lambda: psd.open(path)["x"],
+        lambda: psd.load(path, root="x"),
+        lambda: psd.load(path, map_location="cuda"),
+        lambda: psd.load(path, weights_only=False),
+    ):
+        with pytest.raises(psd.StateDictError) as caught:
+            ask()
+        assert caught.value.path == str(path)
+
+
+@pytest.mark.parametrize("suffix", ["", "/"])
+def test_a_missing_folder_is_said_of_the_path_that_was_given(
+    suffix: str, tmp_path: pathlib.Path
+) -> None:
+    target = str(tmp_path / "missing" / "m.pth") + suffix
+    with pytest.raises(OSError) as caught:
+        psd.save({"w": W}, target)
+    assert caught.value.filename == target
+    assert ".part" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_target(tmp_path: pathlib.Path, path: pathlib.Path) -> None:
+    for target in (str(tmp_path), str(tmp_path) + "/", str(tmp_path / "new") + "/"):
+        with pytest.raises(IsADirectoryError):
+            psd.save({"w": W}, target)
+    with pytest.raises(NotADirectoryError):
+        psd.save({"w": W}, path / "below.pth")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
+
+
+# ------------------------------------------------------------------ positions
+
+
+@pytest.mark.parametrize("how", ["file", "bytes", "gzip"])
+def test_streams_one_after_another(how: str, tmp_path: pathlib.Path) -> None:
+    """As with torch: each load leaves the file behind what it has read."""
+    path = tmp_path / "several"
+    parts = [kit.legacy({"w": W + i}) for i in range(3)]
+    opener: Any = gzip.open if how == "gzip" else open
+    with opener(path, "wb") as out:
+        out.write(b"".join(parts) + b"behind")
+    file = io.BytesIO(path.read_bytes()) if how == "bytes" else opener(path, "rb")
+    with file:
+        for i in range(3):
+            kit.same_array(psd.load(file)["w"], W + i)
+        assert file.read() == b"behind"
+
+
+def test_a_zip_leaves_the_position(path: pathlib.Path) -> None:
+    for file in (path.open("rb"), io.BytesIO(DATA)):
+        with file:
+            for _ in range(2):
+                kit.same_array(psd.load(file)["w"], W)
+            assert file.tell() == 0
