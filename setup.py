@@ -19,6 +19,7 @@ from setuptools import Extension, setup
 CORE = [
     "archive_described",
     "archive_read",
+    "archive_safetensors",
     "archive_stream",
     "archive_tar",
     "archive_write",
@@ -40,6 +41,8 @@ CORE = [
     "pickle_survey",
     "pickle_text",
     "pickle_write",
+    "safetensors_json",
+    "safetensors_read",
     "stream_read",
     "stream_write",
     "tar_read",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the fuzzers' starting files: python fuzz/seeds.py FOLDER
 
-Standard library only.  Three folders: zip (containers), pickle (programs), archive
+Standard library only.  Four folders: zip (containers), pickle (programs), archive
 (small checkpoints of every shape that the writers of this world give them: archives,
-legacy streams, tars, pickles by themselves; tensors of every kind, whole modules).
+legacy streams, tars, pickles by themselves; tensors of every kind, whole modules),
+safetensors (the JSON of headers).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import collections
 import datetime
 import io
+import json
 import pathlib
 import pickle
 import struct
@@ -181,6 +183,38 @@ def archives() -> dict[str, bytes]:
         "plain.pth": checkpoint(known["plain2.pkl"], []),
         "object.pth": checkpoint(known["object.pkl"], six),
     }
+
+
+def header(**tensors: tuple[str, list[int], int]) -> str:
+    """The JSON of tensors that lie one after another: (dtype, shape, bytes)."""
+    entries, place = [], 0
+    for name, (dtype, shape, size) in tensors.items():
+        entry = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
+        entries.append(f"{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}")
+        place += size
+    return "{" + ",".join(entries) + "}"
+
+
+def headers() -> dict[str, bytes]:
+    bits = {
+        "BOOL": 8, "F4": 4, "F6_E2M3": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16,
+        "BF16": 16, "F32": 32, "C64": 64, "I64": 64,
+    }  # fmt: skip
+    two = header(w=("F32", [2, 3], 24), b=("F32", [], 4))
+    first, second = two[1:-1].split(',"b":')
+    made = {
+        "two": two,
+        "empty": "{}",
+        "notes": '{"__metadata__":{"format":"pt","x":""},' + two[1:],
+        "null": '{"__metadata__":null,' + two[1:],
+        "blanks": two.replace(",", " ,\n\t").replace(":", " : ") + "      ",
+        "zero": header(z=("F64", [0, 9], 0), s=("U8", [1], 1)),
+        "escapes": '{"a\\u00e9\\ud83d\\ude00\\n\\"é€😀":' + two.split(":", 1)[1],
+        "extra": two.replace('"dtype"', '"more":[1,-2.5e3,{"x":[null,true]}],"dtype"'),
+        "swapped": '{"b":' + second + "," + first + "}",
+        **{name: header(t=(name, [4, 2], n)) for name, n in bits.items()},
+    }
+    return {f"{name}.json": text.encode() for name, text in made.items()}
 
 
 # ------------------------------------------------------------------ other kinds of tensors
@@ -452,6 +486,7 @@ def main() -> None:
         "zip": made,
         "archive": made | checkpoints(),
         "pickle": programs() | shapes,
+        "safetensors": headers(),
     }
     for folder, files in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)

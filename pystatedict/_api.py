@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
     Pattern = str | Sequence[str] | Callable[[str], bool]
 
@@ -42,7 +42,9 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     """Open a checkpoint to look and pick: nothing is loaded, NumPy is not imported.
 
     Args:
-        f: a path, a file opened in binary mode (read from its position), or bytes.
+        f: a path, a file opened in binary mode (read from its position), or bytes.  A path may
+            also be an index (``*.index.json``) or a folder whose files are one checkpoint:
+            shards, a distributed checkpoint, DeepSpeed's.
         root: None for all tensors of the file, "auto" for the one state_dict inside, or a
             dotted path such as "model.ema"; as load() takes it.
         limits: bounds on what a file may ask for, by name; see ``pystatedict.LIMITS``.
@@ -110,7 +112,9 @@ def load(
     :class:`StateDict`, a dict with a little more.
 
     Args:
-        f: a path, a file opened in binary mode (read from its position), or bytes.
+        f: a path, a file opened in binary mode (read from its position), or bytes.  A path may
+            also be an index (``*.index.json``) or a folder whose files are one checkpoint:
+            shards, a distributed checkpoint, DeepSpeed's.
         map_location: None or "cpu"; "meta" gives TensorInfos in the place of arrays.
         weights_only: True; there is no other way here.
         mmap: False reads the file into memory of its own instead of mapping it.
@@ -154,6 +158,9 @@ def load(
         _warn_of_method(archive)
         ref, path = find_root(archive, root)
         obj = archive.load(ref, _values, copy=copy, meta=meta)
+        complete = getattr(archive.extra, "complete", None)
+        if complete is not None and ref == archive.root:
+            complete(archive, obj)  # with what is no tensor, and stands beside them
         if trainable is not False:
             _apply_flags(archive, obj, path, trainable)
     if archive.end and hasattr(f, "read"):
@@ -281,7 +288,7 @@ def _sidecar_path(path: str | None, trainable: Any) -> str | None:
         return os.fsdecode(os.fspath(trainable))
     if path is None:
         return None
-    sidecar = f"{path}.trainable.json"
+    sidecar = f"{path}.trainable.json"  # a folder's path ends without a separator
     return sidecar if os.path.exists(sidecar) else None
 
 
@@ -322,12 +329,12 @@ def save(
     *,
     trainable: Literal["sidecar", "parameters", False] | None = None,
     protocol: int = 2,
-    format: str = "zip",
+    format: str | None = None,
     overwrite: bool = True,
     checksum: bool = True,
     opaque: bool = False,
 ) -> None:
-    """Write a checkpoint that ``torch.load`` of 1.6 to today reads, weights_only and mmap too.
+    """Write a checkpoint, mostly one that ``torch.load`` of 1.6 to today reads, in every mode.
 
     Arrays that share memory become one storage, as tied tensors are in torch.  The file
     appears whole or not at all, and an old one survives any failure.  The same object gives
@@ -340,10 +347,13 @@ def save(
             "parameters" writes them into the file as Parameters, which torch restores;
             False leaves them out; with both, an older sidecar is removed.  None keeps them
             where they were: what the pickle told goes into the pickle, what was said since
-            goes into the sidecar.
+            goes into the sidecar.  The other formats have no place for flags, so all that are
+            known go into the sidecar.
         protocol: 2.
-        format: "zip", or "legacy" for the stream that torch before 1.6 reads, as do all since;
-            it holds no dtype that torch cannot read from it, such as uint16 or float8.
+        format: "zip", torch's own; "legacy", the stream that torch before 1.6 reads, as do all
+            since, which holds no dtype that torch cannot read from it, such as uint16 or
+            float8; "safetensors" or "npz" for a mapping of names to arrays and nothing else.
+            None goes by the suffix of the path: ``.safetensors``, ``.npz``, else "zip".
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
@@ -358,12 +368,7 @@ def save(
     >>> load("small.pth")["w"].shape
     (2, 3)
     """
-    from pystatedict._reduce import Reducer
-
     _check_save_arguments(obj, f)
-    if format not in ("zip", "legacy"):
-        said = f'format={format!r}: this version writes "zip" and "legacy"'
-        raise UnsupportedError(said, code="format")
     if protocol != 2:
         raise UnsupportedError(
             f"protocol={protocol}: only 2 is read by torch.load(weights_only=True)",
@@ -371,52 +376,116 @@ def save(
         )
     if trainable not in (None, False, "sidecar", "parameters"):
         raise ValueError('trainable is None, "sidecar", "parameters" or False')
+    format = _format_of(f, format)
+    torchs = format in ("zip", "legacy")
+    if not torchs and (trainable == "parameters" or opaque or not checksum):
+        raise ValueError(
+            "trainable='parameters', opaque=True and checksum=False speak of torch's own format;"
+            f" format={format!r} has no place for them"
+        )
     if isinstance(obj, Checkpoint):
         obj = _as_state_dict(obj)
-    from pystatedict._flags import flags_to_write
-
-    flags = flags_to_write(obj, trainable)
-    reducer = Reducer(opaque, flags, trainable is not False, format == "legacy")
-    options: dict[str, Any] = {
-        "checksum": checksum,
-        "parameters": flags,
-        "flags": trainable is not False,
-        "legacy": format == "legacy",
-    }
+    write = _WRITERS[format](obj, _Options(format, trainable, checksum, opaque))
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
             raise ValueError('trainable="sidecar" needs a path, for the sidecar to stand beside')
-        _core.write(obj, writer_of(f), reducer, **options)
+        write(writer_of(f))
         return
     path = os.fsdecode(os.fspath(f))
     document = None
     with replacing(path, overwrite) as file:
-        size = _core.write(obj, file.write, reducer, **options)
+        write(file.write)
         if file.name != path:  # else a pipe or a device, beside which no sidecar stands
-            document = _sidecar_document(obj, path, file.name, size, trainable)
+            document = _sidecar_document(obj, path, file.name, trainable, inside=torchs)
     if document is not None:
-        from pystatedict._sidecar import SUFFIX, write_document
+        from pystatedict._sidecar import beside, write_document
 
         if document["trainable"]:
             write_document(path, document)
         else:
-            os.unlink(path + SUFFIX)
+            os.unlink(beside(path))
+
+
+class _Options:
+    """What the writers of the formats need to know."""
+
+    def __init__(self, format: str, trainable: Any, checksum: bool, opaque: bool) -> None:
+        self.format = format
+        self.trainable = trainable
+        self.checksum = checksum
+        self.opaque = opaque
+
+
+def _torch_writer(obj: Any, options: _Options) -> Callable[[Any], object]:
+    from pystatedict._flags import flags_to_write
+    from pystatedict._reduce import Reducer
+
+    flags = flags_to_write(obj, options.trainable)
+    keep, legacy = options.trainable is not False, options.format == "legacy"
+    reducer = Reducer(options.opaque, flags, keep, legacy)
+    return lambda write: _core.write(
+        obj,
+        write,
+        reducer,
+        checksum=options.checksum,
+        parameters=flags,
+        flags=keep,
+        legacy=legacy,
+    )
+
+
+def _safetensors_writer(obj: Any, _: _Options) -> Callable[[Any], object]:
+    from pystatedict._safetensors import safetensors_writer
+
+    return safetensors_writer(obj)
+
+
+def _npz_writer(obj: Any, _: _Options) -> Callable[[Any], object]:
+    from pystatedict._npz import npz_writer
+
+    return npz_writer(obj)
+
+
+#: (object, options) -> what pours it into a write(); refuses before anything is written.
+_WRITERS: dict[str, Callable[[Any, _Options], Callable[[Any], object]]] = {
+    "zip": _torch_writer,
+    "legacy": _torch_writer,
+    "safetensors": _safetensors_writer,
+    "npz": _npz_writer,
+}
+
+
+def _format_of(f: Any, format: str | None) -> str:
+    """The format that was asked for, or that the target's name tells."""
+    if format is None:
+        suffix = ""
+        if isinstance(f, (str, os.PathLike)):
+            suffix = os.path.splitext(os.fsdecode(os.fspath(f)))[1].lower()[1:]
+        return suffix if suffix in ("safetensors", "npz") else "zip"
+    if format not in _WRITERS:
+        raise UnsupportedError(
+            f"format={format!r}: this version writes {', '.join(map(repr, _WRITERS))}",
+            code="format",
+        )
+    return format
 
 
 def _sidecar_document(
-    obj: Any, path: str, temporary: str, size: int, trainable: Any
+    obj: Any, path: str, temporary: str, trainable: Any, *, inside: bool
 ) -> dict[str, Any] | None:
     """What the sidecar of `path` is to say, checked before the file takes its place.
 
-    Without flags it is to be removed; None: it is to be left as it is.
+    `inside`: the file itself holds what its pickle told.  Without flags the sidecar is to be
+    removed; None: it is to be left as it is.
     """
     from pystatedict._flags import sidecar_to_write
     from pystatedict._sidecar import document_of
 
-    told = sidecar_to_write(obj, path, trainable)
+    told = sidecar_to_write(obj, path, trainable, inside=inside)
     if told is None or not told[1]:
         return None if told is None else {"trainable": {}}
     root, flags = told
+    size = os.stat(temporary).st_size
     archive = open_archive(temporary)
     try:
         ref, _ = find_root(archive, root or None)

@@ -106,8 +106,8 @@ def archive(at: ReadAt, size: int, most: int) -> Directory | None:
     while data[here : here + 4] == _CENTRAL and len(entries) < most:
         name_size = number(data, here + 28, 2)
         extra_size = number(data, here + 30, 2)
-        name = data[here + _CENTRAL_SIZE : here + _CENTRAL_SIZE + name_size]
-        extra = data[here + _CENTRAL_SIZE + name_size :][:extra_size]
+        after = here + _CENTRAL_SIZE + name_size
+        name, extra = data[here + _CENTRAL_SIZE : after], data[after : after + extra_size]
         stored = number(data, here + 20, 4)
         header = number(data, here + 42, 4)
         if _WIDE in (number(data, here + 24, 4), stored, header):

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
 
 
 class Checkpoint(Mapping[str, "TensorInfo"]):
@@ -182,9 +183,12 @@ def _reopen(
     key = (path, stamp, root)
     # A worker is sent many tensors of one file: the last archive is kept open.
     if not _LAST or _LAST[0][0] != key:
-        with open(path, "rb") as file:
-            file.seek(stamp[-1])
-            archive, _ = open_at(file, root)
+        if os.path.isdir(path):
+            archive, _ = open_at(path, root)
+        else:
+            with open(path, "rb") as file:
+                file.seek(stamp[-1])
+                archive, _ = open_at(file, root)
         if archive.stamp != stamp:
             raise _changed(path)
         _LAST[:] = [(key, archive)]

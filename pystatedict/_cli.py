@@ -383,7 +383,7 @@ def _tree(arguments: Namespace) -> int:
             modules = [{"name": node.path(), **node.total.members()} for _, node in nodes]
             _print_json("tree", arguments, {"modules": modules})
             return FINE
-        title = os.path.basename(arguments.file)
+        title = os.path.basename(arguments.file.rstrip(os.sep))
         rows = []
         for before, node in nodes:
             name = title if node is root else node.name or "(empty name)"
@@ -447,15 +447,19 @@ def _stat_rows(name: str, facts: Mapping[str, Any], signs: Signs) -> list[tuple[
     if facts["size"] is not None:
         rows.append(("size", _bytes(facts["size"])))
     rows += [
-        ("format", f"{facts['format']}, {facts['kind']}"),
+        ("format", ", ".join(dict.fromkeys((facts["format"], facts["kind"])))),
         ("byte order", facts["byteorder"] + ("" if facts["byteorder_stated"] else ", not stated")),
-        ("pickle", f"protocol {facts['pickle']['protocol']}, {_bytes(facts['pickle']['bytes'])}"),
+    ]
+    if facts["pickle"] is not None:
+        text = f"protocol {facts['pickle']['protocol']}, {_bytes(facts['pickle']['bytes'])}"
+        rows.append(("pickle", text))
+    rows.append(
         (
             "records",
             f"{facts['records']:,}"
             + (f", {facts['compressed']:,} compressed" if facts["compressed"] else ""),
-        ),
-    ]
+        )
+    )
     if facts["alignment"] is not None:
         rows.append(("alignment", plural(facts["alignment"], "byte")))
     rows.append(("checksums", facts["checksums"]))

@@ -80,12 +80,13 @@ class Archive:
     @property
     def kind(self) -> str:
         """ "checkpoint", "legacy", "tar", "pickle", "torchscript", "package", "export",
-        "records" (any other zip archive), or what describe() says.
+        "safetensors", "records" (any other zip archive), or what describe() says.
         """
     @property
     def stamp(self) -> tuple[int, ...] | None: ...  # what the file looked like
     @property
-    def extra(self) -> dict[str, Any] | None: ...  # what describe() was given with the tensors
+    def extra(self) -> Any:
+        """What describe() was given with the tensors; a safetensors file's __metadata__."""
     @property
     def place(self) -> str | None: ...  # what note_place() was told
     @property
@@ -157,20 +158,21 @@ class Archive:
     def describe(
         self,
         kind: str,
-        storages: list[tuple[str, int, int, bool, bool]]
-        | list[tuple[str, int, int, bool, bool, str]],
+        storages: Sequence[tuple[str, int, int, bool, bool]]
+        | Sequence[tuple[str, int, int, bool, bool, int]]
+        | Sequence[tuple[str, int, int, bool, bool, int, str]],
         tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]]
         | list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]],
-        extra: dict[str, Any] | None = None,
+        extra: object = None,
         /,
     ) -> None:
         """Say what tensors are in the bytes, before the archive is given to anyone.
 
         storages: (key, place in the file or number of the record, bytes, whether it is a
-        record, whether its bytes are big-endian[, device]); tensors: (name, torch's dtype,
-        shape, strides or None, number of the storage, offset[, flags]), in elements; flags
-        are 1 for a parameter, 2 for one that requires grad, 32 for a buffer.  The root
-        becomes an OrderedDict of them.
+        record, whether its bytes are big-endian[, how many bytes of the record come before[,
+        device]]); tensors: (name, torch's dtype, shape, strides or None, number of the
+        storage, offset[, flags]), in elements; flags are 1 for a parameter, 2 for one that
+        requires grad, 32 for a buffer.  The root becomes an OrderedDict of them.
         """
     def info(self, index: int, name: str, /) -> TensorInfo:
         """The TensorInfo of a tensor, by number."""
@@ -192,7 +194,7 @@ def open_archive(
     limits: dict[str, int] | None = None,
     run: bool = True,
     *,
-    mode: Literal["checkpoint", "pickle", "records", "bytes"] = "checkpoint",
+    mode: Literal["checkpoint", "pickle", "records", "exact", "bytes"] = "checkpoint",
     record: str = "",
     salvage: bool = False,
 ) -> Archive: ...

@@ -154,6 +154,13 @@ def _complex32() -> np.dtype[Any]:
     return np.dtype([("real", "f2"), ("imag", "f2")])
 
 
+def without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype without what was noted in it; of fields it is kept."""
+    import numpy as np
+
+    return np.dtype(dtype.str) if dtype.metadata and dtype.names is None else dtype
+
+
 def foreign_metadata(dtype: np.dtype[Any]) -> dict[Any, Any] | None:
     """What others noted in a dtype's metadata; None if nothing."""
     noted: Mapping[str, Any] = dtype.metadata or {}

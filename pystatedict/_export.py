@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Limits = dict[str, int] | None
     Row = tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]
-    Storage = tuple[str, int, int, bool, bool, str]
+    Storage = tuple[str, int, int, bool, bool, int, str]
 
 # The numbers of the serialized schema.
 _DTYPES = {
@@ -191,7 +191,7 @@ class _Table:
             index, size = self._records.index[record], self._records.size[record]
             device = _device(meta.part("device"))
             # Of big-endian bytes the archive's own record tells.
-            self.storages.append((key, index, size, True, False, device))
+            self.storages.append((key, index, size, True, False, 0, device))
         return self._numbers[key]
 
 

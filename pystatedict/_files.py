@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,8 +51,16 @@ def open_source(f: Any, mmap: bool = True) -> tuple[Source, str | None]:
 
 
 def stamp_of(fd_or_path: int | str, start: int = 0) -> tuple[int, ...]:
-    """What tells a file from what stands there later, and where in it the checkpoint begins."""
+    """What tells a file from what stands there later, and where in it the checkpoint begins.
+
+    Of a folder: size and time of last change are those of all files in it.
+    """
     found = os.stat(fd_or_path)
+    if stat.S_ISDIR(found.st_mode):
+        with os.scandir(fd_or_path) as entries:
+            inside = [entry.stat() for entry in entries]
+        latest = max((file.st_mtime_ns for file in inside), default=0)
+        return found.st_dev, found.st_ino, sum(file.st_size for file in inside), latest, start
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, start
 
 

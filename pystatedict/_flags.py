@@ -12,7 +12,7 @@ import os
 from pystatedict._errors import MissingTensorError, SidecarError, UnsupportedError, warn
 from pystatedict._roots import find_root
 from pystatedict._sidecar import (
-    SUFFIX,
+    beside,
     find_trouble,
     read_sidecar,
     spread,
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
     from pystatedict._sidecar import OnStale, Sidecar
     from pystatedict._statedict import StateDict
 
@@ -206,16 +207,18 @@ def _contradiction(name: Any) -> ValueError:
 # ------------------------------------------------------------------ into a sidecar
 
 
-def sidecar_to_write(obj: Any, path: str, trainable: Any) -> tuple[str, Flags] | None:
+def sidecar_to_write(
+    obj: Any, path: str, trainable: Any, *, inside: bool = True
+) -> tuple[str, Flags] | None:
     """(root, flags by name) for the sidecar of `path`; None: it is to be left as it is.
 
     Empty flags: there must be none.  Flags of the file that stood there before may still
     be bound to the new one, when its tensors are the same; they must not win over what
-    was said since.
+    was said since.  `inside`: the file itself holds what its pickle told.
     """
     from pystatedict._marks import flag_of
 
-    there = os.path.exists(path + SUFFIX)
+    there = os.path.exists(beside(path))
     if trainable in (False, "parameters"):
         return ("", {}) if there else None
     spoken: list[tuple[Path, Flags]] = []
@@ -223,7 +226,8 @@ def sidecar_to_write(obj: Any, path: str, trainable: Any) -> tuple[str, Flags] |
     for where, sd in state_dicts(obj):
         any_said = any_said or bool(sd._said)
         told = sd._told()
-        keep_all = there or trainable == "sidecar"
+        any_said = any_said or (bool(told) and not inside)
+        keep_all = there or trainable == "sidecar" or not inside
         flags: Flags = {
             str(key): flag
             for key, flag in sd.trainable.items()
@@ -253,7 +257,7 @@ def listed(
     """
     flags: Flags = {name: info.requires_grad for name, info in names.items()}
     try:
-        sidecar = None if path is None else read_sidecar(path + SUFFIX)
+        sidecar = None if path is None else read_sidecar(beside(path))
         if sidecar is None:
             return flags, "none", None
         said, trouble = said_by(archive, sidecar)

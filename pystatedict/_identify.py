@@ -77,10 +77,12 @@ def identify(f: Anything) -> str:
 
     ``"torch-zip"`` is what torch.save writes.  Other words: ``"torch-legacy"``,
     ``"torch-tar"``, ``"torchscript"``, ``"torch-package"``, ``"torch-export"``,
-    ``"torch-dcp"`` (a folder), ``"pickle"``, ``"safetensors"``, ``"git-lfs"``, ``"html"``,
-    ``"zip-truncated"``, ``"empty"``, ``"unknown"`` and more.
+    ``"torch-shards"``, ``"torch-dcp"``, ``"deepspeed"`` (folders), ``"pickle"``,
+    ``"safetensors"``, ``"npz"``, ``"git-lfs"``, ``"html"``, ``"zip-truncated"``, ``"empty"``,
+    ``"unknown"`` and more.
 
-    `f` is a path, a file object (read from its position, which stays) or bytes.
+    `f` is a path, a file object (read from its position, which stays) or bytes.  Of a folder
+    that holds one checkpoint, it is that file's.
     """
     return identification(f).kind
 
@@ -172,18 +174,34 @@ _UNSUPPORTED = frozenset(
 def _of_path(path: str) -> Identification:
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
-        if os.path.isfile(os.path.join(path, ".metadata")):
-            return Identification(
-                "torch-dcp",
-                "the folder of a distributed checkpoint",
-                "where torch is installed, make one file of it: python -m "
-                "torch.distributed.checkpoint.format_utils dcp_to_torch {file} OUT.pth",
-            )
-        return Identification("directory", "a folder", "name the file inside that you mean")
+        return _folder_of(path)
     if not stat.S_ISREG(status.st_mode):
         return Identification("special", "a pipe or device", "copy it into a file first")
     with open(path, "rb") as file:
         return _of_file(file)
+
+
+_FOLDERS = {
+    "dcp": ("torch-dcp", "the folder of a distributed checkpoint"),
+    "dcp-safetensors": ("torch-dcp", "the folder of a distributed checkpoint"),
+    "index": ("torch-shards", "the folder of a checkpoint in several files"),
+    "parts": ("torch-shards", "the folder of a checkpoint in several files"),
+    "deepspeed": ("deepspeed", "the folder of a DeepSpeed checkpoint"),
+}
+
+
+def _folder_of(path: str) -> Identification:
+    from ._sets import find
+
+    try:
+        found = find(path)
+    except NotACheckpointError:
+        found = None
+    if found is None:
+        return Identification("directory", "a folder", "name the file inside that you mean")
+    if found.kind == "file":
+        return _of_path(os.path.join(found.folder, found.names[0]))
+    return Identification(*_FOLDERS[found.kind], "pystatedict.load({file}) reads it")
 
 
 def _of_file(file: Any) -> Identification:
@@ -310,10 +328,11 @@ def _inside(head: bytes) -> str:
 
 
 def _safetensors(head: bytes, size: int) -> Identification | None:
+    # As the core tells them: four zeros before a brace are no accident.
     length = number(head, 0, 8)
-    if len(head) < 10 or head[8:9] != b"{" or not 2 <= length <= size - 8:
+    if len(head) < 10 or head[8:9] != b"{" or not 2 <= length < 1 << 32:
         return None
-    if head[9:10] not in (b'"', b"}", b" ", b"\n"):
+    if head[9:10] not in (b'"', b"}", b" ", b"\n", b"\r", b"\t"):
         return None
     facts = f"header {length:,} bytes"
     if len(head) >= 8 + length:
@@ -322,7 +341,7 @@ def _safetensors(head: bytes, size: int) -> Identification | None:
     return Identification(
         "safetensors",
         f"a safetensors file ({facts})",
-        "read it with the safetensors package: safetensors.numpy.load_file({file})",
+        "pystatedict.load({file}) reads it",
     )
 
 
@@ -398,7 +417,7 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
         return Identification(
             "npz",
             f"an archive of NumPy ({_count(len(names), 'array')})",
-            "read it with numpy.load({file})",
+            "pystatedict.load({file}) reads it",
         )
     if not names and (whole or not entries):
         return Identification("zip-empty", "an empty zip archive", _AGAIN)
@@ -551,6 +570,6 @@ def _json(text: str) -> Identification:
         return Identification(
             "torch-shards",
             "the index of a checkpoint in several files",
-            "load each file that its weight_map names, and merge the dictionaries",
+            "load it by its path, beside the files that its weight_map names",
         )
     return Identification("json", "a JSON text", "a checkpoint is no text; " + _LINK)

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import os
 
+from pystatedict._core import Archive
 from pystatedict._errors import CorruptError, StateDictError
-from pystatedict._opening import open_archive
+from pystatedict._fileset import FileSet
+from pystatedict._opening import open_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive as Opened
 
 __all__ = ["Repair", "Verification", "repair", "verify"]
 
@@ -100,15 +102,14 @@ def verify(f: Any, *, limits: Mapping[str, int] | None = None) -> Verification:
     (True, 12, 0)
     """
     try:
-        archive = open_archive(f, limits=limits)
+        archive, _ = open_at(f, None, limits=limits)
     except CorruptError as error:
         return Verification(_path(error, f), None, 0, 0, [error])
     try:
-        bad, checked, unchecked = _bad_records(archive)
-        names = _lose(archive, bad)
-        if not archive.records():
-            unchecked = archive.storage_count
-        return Verification(archive.path, archive.kind, checked, unchecked, bad.values(), names)
+        found = _examine(archive)
+        return Verification(
+            archive.path, archive.kind, found.checked, found.unchecked, found.problems, found.lost
+        )
     finally:
         archive.close()
 
@@ -119,28 +120,52 @@ def _path(error: StateDictError, f: Any) -> str | None:
     return os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None
 
 
-def _bad_records(archive: Archive) -> tuple[dict[str, StateDictError], int, int]:
-    """({name: error} of the damaged records, records checked, records without a checksum)."""
-    bad: dict[str, StateDictError] = {}
-    checked = unchecked = 0
-    for index, record in enumerate(archive.records()):
+class _Examination:
+    """Records that were checked, what was wrong, and which tensors are lost by it."""
+
+    def __init__(self) -> None:
+        self.checked = self.unchecked = 0
+        self.problems: list[StateDictError] = []
+        self.lost: list[str] = []
+
+    def look_at(self, archive: Archive) -> bool:
+        """Check the records of one file; take what stands in damaged ones for lost."""
+        bad: set[str] = set()
+        records = archive.records()
+        for index, record in enumerate(records):
+            try:
+                if archive.verify(index):
+                    self.checked += 1
+                else:
+                    self.unchecked += 1
+            except StateDictError as error:
+                error.path = archive.path
+                self.problems.append(error)
+                bad.add(record[0])
+                self.checked += 1
+        if not records:
+            self.unchecked += archive.storage_count
+        archive.lose([i for i, name in enumerate(archive.storage_records()) if name in bad])
+        return not bad
+
+
+def _examine(archive: Opened) -> _Examination:
+    found = _Examination()
+    if isinstance(archive, Archive):
+        found.look_at(archive)
+        found.lost = [name for name, info in archive.tensors().items() if info._is_lost]
+        return found
+    assert isinstance(archive, FileSet)
+    for member in archive.members():
         try:
-            if archive.verify(index):
-                checked += 1
-            else:
-                unchecked += 1
-        except StateDictError as error:
-            error.path = archive.path
-            bad[record[0]] = error
-            checked += 1
-    return bad, checked, unchecked
-
-
-def _lose(archive: Archive, records: Iterable[str]) -> list[str]:
-    """Take the storages in these records for lost; the names of the tensors that are."""
-    bad = set(records)
-    archive.lose([i for i, name in enumerate(archive.storage_records()) if name in bad])
-    return [name for name, info in archive.tensors().items() if info._is_lost]
+            whole = found.look_at(member[1]())
+        except CorruptError as error:
+            found.problems.append(error)
+            whole = False
+        if not whole:
+            archive.lose(member)
+    found.lost = archive.lost()
+    return found
 
 
 # ------------------------------------------------------------------ repair
@@ -181,27 +206,26 @@ def repair(
     try:
         with _api._Naming(archive.path):
             _api._check_globals(archive, "opaque", "error")
-            bad, _, _ = _bad_records(archive)
-            problems += bad.values()
-            lost = _lose(archive, bad)
+            found = _examine(archive)
+            problems += found.problems
             obj = archive.load(archive.root, _values)
             _leave_out(obj)
         _api.save(obj, out, opaque=True, overwrite=overwrite)
-        gone = set(lost)
-        return Repair([n for n in archive.tensors() if n not in gone], lost, problems)
+        gone = set(found.lost)
+        return Repair([n for n in archive.tensors() if n not in gone], found.lost, problems)
     finally:
         archive.close()
 
 
 def _open_what_is_left(
     f: Any, limits: Mapping[str, int] | None
-) -> tuple[Archive, list[StateDictError]]:
+) -> tuple[Opened, list[StateDictError]]:
     """(archive, what is wrong with the file as it is)."""
     try:
-        return open_archive(f, limits=limits), []
+        return open_at(f, None, limits=limits)[0], []
     except CorruptError as error:
         try:
-            return open_archive(f, limits=limits, salvage=True), [error]
+            return open_at(f, None, limits=limits, salvage=True)[0], [error]
         except StateDictError:
             raise error from None
 

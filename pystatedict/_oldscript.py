@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pystatedict._core import Archive, Source
 
     Row = tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int, int]
-    Storage = tuple[str, int, int, bool, bool, str]
+    Storage = tuple[str, int, int, bool, bool, int, str]
 
 _MODEL = "model.json"
 _ATTRIBUTES = "attributes.pkl"
@@ -113,7 +113,7 @@ class _Table:
             index, size = self._records.index[key], self._records.size[key]
             told = tensor.part("device").value
             device = told if isinstance(told, str) and told.isascii() else "cpu"
-            self.storages.append((key, index, size, True, False, device))
+            self.storages.append((key, index, size, True, False, 0, device))
         return self._numbers[key]
 
 

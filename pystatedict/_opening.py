@@ -8,6 +8,7 @@ says what the file is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 from pystatedict import _core
@@ -17,6 +18,7 @@ from pystatedict._errors import (
     StateDictError,
     TruncatedError,
     UnsafePickleError,
+    UnsupportedError,
 )
 from pystatedict._files import open_source
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pystatedict._core import Archive, Source
+    from pystatedict._opened import Archive as Opened
 
     Limits = dict[str, int] | None
     Reader = Callable[[Source, str | None, Limits, bool], Archive]
@@ -39,7 +42,7 @@ def open_archive(
     run: bool = True,
     salvage: bool = False,
 ) -> Archive:
-    """An opened archive; what is no checkpoint is named for what it is.
+    """The archive that one file is; what is no checkpoint is named for what it is.
 
     With `salvage`, what is whole of one that has lost its end.
     """
@@ -53,17 +56,48 @@ def open_at(
     *,
     mmap: bool = True,
     limits: Mapping[str, int] | None = None,
-) -> tuple[Archive, str | None]:
-    """The archive in which ``root=`` is to be followed, and what of it is left to follow.
+    salvage: bool = False,
+) -> tuple[Opened, str | None]:
+    """The archive, or several files as one, in which ``root=`` is to be followed, and what of
+    it is left to follow.
 
     Some files hold several pickles or models: the first part of `root` says which.
     """
+    bounds = dict(limits) if limits else None
+    files = open_files(f, mmap, bounds, salvage)
+    if files is not None:
+        return files, root
     source, path = open_source(f, mmap)
-    archive, rest = _open(source, path, dict(limits) if limits else None, True, root)
+    try:
+        archive, rest = _open(source, path, bounds, True, root, salvage)
+    except UnsupportedError as error:
+        if error.code != "torch-shards" or not isinstance(f, (str, os.PathLike)):
+            raise
+        from pystatedict._fileset import How
+        from pystatedict._shards import open_index
+
+        return open_index(os.fsdecode(os.fspath(f)), How(mmap, bounds)), root
     if root is not None and root != rest and archive.place is None:
         # TensorInfos that travel to another process need it.
         archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])
     return archive, rest
+
+
+def open_files(f: Any, mmap: bool, limits: Limits, salvage: bool = False) -> Opened | None:
+    """Several files as one checkpoint, where `f` is the path of a folder or of an index."""
+    if not isinstance(f, (str, os.PathLike)):
+        return None
+    name = os.fsdecode(os.fspath(f))
+    if not name.endswith(".index.json") and not os.path.isdir(name):
+        return None
+    from pystatedict._fileset import How
+    from pystatedict._sets import open_set
+
+    try:
+        return open_set(name.rstrip(os.sep) or name, How(mmap, limits, salvage))
+    except StateDictError as error:
+        error.path = error.path or name
+        raise
 
 
 def archive_of(
@@ -97,9 +131,19 @@ def _open(
         _tell_danger(error)
         if error.code == "archive-kind":
             return _without_pickle(source, path, limits, root)
-        if not isinstance(error, (NotACheckpointError, TruncatedError)):
+        vague = isinstance(error, (NotACheckpointError, TruncatedError))
+        if not vague and not _is_npz(error, source):
             raise
         return _otherwise(error, source, path, limits, root)
+
+
+def _is_npz(error: StateDictError, source: Source) -> bool:
+    """Names of arrays may differ by case alone, where those of torch's records may not."""
+    if error.code != "zip-duplicate":
+        return False
+    from pystatedict._identify import identify_buffer
+
+    return identify_buffer(source).kind == "npz"
 
 
 def _tell_danger(error: StateDictError) -> None:
@@ -161,7 +205,7 @@ def _at_root(
 
 
 # Kinds that the core reads itself: what it said of them stands.
-_KNOWN = frozenset({"torch-zip", "torch-legacy", "torch-tar"})
+_KNOWN = frozenset({"torch-zip", "torch-legacy", "torch-tar", "safetensors"})
 
 
 # The first pickle an integer of ten bytes, the second 1001: a stream whose magic is broken.
@@ -179,6 +223,12 @@ def _pickle(source: Source, path: str | None, limits: Limits, run: bool) -> Arch
         error.path = path
         _tell_danger(error)
         raise
+
+
+def _npz(source: Source, path: str | None, limits: Limits, run: bool) -> Archive:
+    from pystatedict._npz import read_npz
+
+    return read_npz(source, path, limits, run)
 
 
 def _package(
@@ -213,4 +263,4 @@ _WITHOUT_PICKLE: dict[str, RootedReader] = {
 }
 #: by what identify() says of the file, likewise
 _ROOTED: dict[str, RootedReader] = {"torch-export": _export}
-_READERS: dict[str, Reader] = {"pickle": _pickle}
+_READERS: dict[str, Reader] = {"pickle": _pickle, "npz": _npz}

@@ -427,6 +427,7 @@ def _deque(obj: Any) -> Any:
 
 # Looked up by name, so that nothing is imported to compare with.
 _WRITERS: dict[str, Any] = {
+    "pystatedict._dcp.ChunkedInfo": lambda o: [o.numpy()],
     "pystatedict._torchtypes.Size": lambda o: _call("torch", "Size", tuple(o)),
     "pystatedict._torchtypes.TorchName": _torch_name,
     "builtins.complex": lambda o: _call("__builtin__", "complex", o.real, o.imag),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
 # Where frameworks put the weights, most of them under the first three.
 _NAMES = (

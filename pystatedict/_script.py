@@ -19,6 +19,7 @@ from pystatedict._scriptcode import ScriptClass, ScriptCode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pystatedict._core import Archive, Source
+    from pystatedict._opened import Archive as Opened
 
     Value = tuple[int, str]  # ref, kind
     Row = tuple[object, int, str]  # key, ref, kind
@@ -46,7 +47,7 @@ def note_script(archive: Archive) -> None:
     archive.note_module(archive.root, entries)
 
 
-def untold(archive: Archive) -> UnsupportedError:
+def untold(archive: Opened) -> UnsupportedError:
     """The error of who asks for the state_dict all the same."""
     what = archive.called(archive.root)
     if what is None:

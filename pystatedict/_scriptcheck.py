@@ -20,7 +20,7 @@ from pystatedict._scriptcode import ScriptCode, is_packaged, unescaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
 _HOOK = "__setstate__"
 

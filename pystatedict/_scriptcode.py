@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
 # A class, or a member of one: a line that is indented by no blanks or by two.
 _LINES = re.compile(r"^(?:  )?[^ \n][^\n]*", re.MULTILINE)

@@ -13,7 +13,8 @@ Two digests, either of which binds:
     (name, crc, size): `name TAB crc TAB size NEWLINE`.  The name without all up to its
     first slash; crc: what the directory states, 8 hexadecimal digits; size: uncompressed.
     Costs no more than the directory, whatever the tensors weigh.  Not written when the
-    archive states no checksums, for then it would not see a changed value.
+    archive states no checksums, for then it would not see a changed value, nor for files
+    without records.
 
 `tensors_sha256`
     SHA-256 over one line for each tensor of the file, sorted:
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Literal
 
-    from ._core import Archive, TensorInfo
+    from ._core import TensorInfo
+    from ._opened import Archive
 
     OnStale = Literal["raise", "warn", "ignore"]
     Record = tuple[str, int, int, int, int, int]
@@ -103,6 +105,7 @@ def save_trainable(
     from ._api import open as open_checkpoint
 
     with open_checkpoint(path, root=root) as checkpoint:
+        path = checkpoint.path or path  # of a folder, what in it is the checkpoint
         document = document_of(
             checkpoint.archive,
             path,
@@ -133,12 +136,13 @@ def load_trainable(
     from ._api import open as open_checkpoint
     from ._flags import joined, missing_sidecar, said_by
 
-    sidecar = read_sidecar(path + SUFFIX)
+    target = beside(place_of(path))
+    sidecar = read_sidecar(target)
     if root == "auto" and sidecar is not None and sidecar.root is not None:
         root = sidecar.root or None
     with open_checkpoint(path, root=root) as checkpoint:
         if sidecar is None:
-            raise missing_sidecar(path + SUFFIX)
+            raise missing_sidecar(target)
         flags, trouble = said_by(checkpoint.archive, sidecar)
         if trouble is not None and on_stale != "ignore":
             if on_stale == "raise" and isinstance(trouble, SidecarError):
@@ -168,7 +172,7 @@ def document_of(
     """
     if names is None:
         names = archive.tensors()
-    target = path + SUFFIX
+    target = beside(path)
     trainable = _checked_flags(flags)
     listed = None if buffers is None else sorted(set(_checked_buffers(buffers)))
     _refuse_unknown(path, target, [*trainable, *(listed or ())], names)
@@ -176,10 +180,9 @@ def document_of(
 
     from . import __version__
 
-    checkpoint: dict[str, object] = {
-        "name": os.path.basename(path),
-        "bytes": os.stat(path).st_size if size is None else size,
-    }
+    checkpoint: dict[str, object] = {"name": os.path.basename(path)}
+    if size is not None or not os.path.isdir(path):
+        checkpoint["bytes"] = os.stat(path).st_size if size is None else size
     records = archive.records()
     if records and not _unstated(records):
         checkpoint["records_sha256"] = records_digest(records)
@@ -205,11 +208,26 @@ def write_document(path: str, document: dict[str, object]) -> str:
 
     # ASCII on purpose: names come from strangers and may hold what an editor would hide.
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-    with replacing(path + SUFFIX) as file:
+    target = beside(path)
+    with replacing(target) as file:
         rest = memoryview(text.encode("ascii"))
         while rest:
             rest = rest[file.write(rest) :]
-    return path + SUFFIX
+    return target
+
+
+def place_of(path: str) -> str:
+    """The path of a checkpoint: of a folder, what in it is one."""
+    if not os.path.isdir(path):
+        return path
+    from ._sets import path_of
+
+    return path_of(path)
+
+
+def beside(path: str) -> str:
+    """The path of the sidecar of a checkpoint: a file, or a folder."""
+    return (path.rstrip(os.sep) or path) + SUFFIX
 
 
 def read_sidecar(target: str) -> Sidecar | None:
@@ -244,7 +262,7 @@ def records_digest(records: Iterable[Record]) -> str:
 
 def tensors_digest(archive: Archive) -> str:
     """`tensors_sha256` of an archive; reads the storages whose CRC is not stated."""
-    crcs: dict[int, str] = {}
+    crcs: dict[tuple[int, int], str] = {}
     lines: list[str] = []
     todo = list(reversed(archive.tensors().items()))
     while todo:
@@ -252,18 +270,22 @@ def tensors_digest(archive: Archive) -> str:
         if info.layout != "strided":
             # Of several tensors: each by itself.
             todo += [(f"{key}.{name}", part) for name, part in reversed(info.parts.items())]
-        number = info._storage_index
-        if info.is_meta or number is None:
-            crc = "-"
-        elif number in crcs:
-            crc = crcs[number]
-        else:
-            crc = crcs[number] = f"{archive.storage_crc32(number):08x}"
-        line = f"{key}\t{info.dtype}\t{'x'.join(map(str, info.shape))}\t{crc}"
+        line = f"{key}\t{info.dtype}\t{'x'.join(map(str, info.shape))}\t{_crc_of(info, crcs)}"
         if not _is_whole(info):
             line += f"\t{info.storage_offset}\t{'x'.join(map(str, info.stride))}"
         lines.append(line + "\n")
     return _sha256("".join(sorted(lines)))
+
+
+def _crc_of(info: TensorInfo, crcs: dict[tuple[int, int], str]) -> str:
+    """Of the bytes of its storage; each is computed once."""
+    archive, number = info._archive, info._storage_index
+    if info.is_meta or number is None:
+        return "-"
+    known = (id(archive), number)
+    if known not in crcs:
+        crcs[known] = f"{archive.storage_crc32(number):08x}"
+    return crcs[known]
 
 
 def find_trouble(
@@ -321,7 +343,8 @@ def window(name: str, info: TensorInfo) -> tuple[object, ...]:
     """Equal for tied tensors: one storage, seen through the same window."""
     if info.is_meta or not info.numel:
         return (name,)
-    return (info.storage, info.storage_offset, info.shape, info.stride, info.dtype)
+    storage = (id(info._archive), info.storage)  # a checkpoint may be in several files
+    return (storage, info.storage_offset, info.shape, info.stride, info.dtype)
 
 
 # ----------------------------------------------------------------- writing
@@ -514,9 +537,9 @@ def stale(sidecar: Sidecar, sentence: str, evidence: list[str]) -> StaleSidecarE
     )
 
 
-def _unstated(records: Iterable[Record]) -> bool:
-    """Does a record state no CRC?  torch can switch them off: then the fields are 0."""
-    return any(size and not crc for _, _, _, size, crc, _ in records)
+def _unstated(records: Sequence[Record]) -> bool:
+    """Are there none, or does one state no CRC?  torch can switch them off: they are 0 then."""
+    return not records or any(size and not crc for _, _, _, size, crc, _ in records)
 
 
 def _is_whole(info: TensorInfo) -> bool:

@@ -11,7 +11,8 @@ from pystatedict._marks import BUFFER, bits_of, flag_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
 
 
 class Parameter:

@@ -10,12 +10,13 @@ from ._sidecar import window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from ._checkpoint import Checkpoint
-    from ._core import Archive, TensorInfo
+    from ._core import TensorInfo
     from ._errors import SidecarError
+    from ._opened import Archive
     from ._sidecar import Record
 
     Flags = dict[str, bool | None]
@@ -125,26 +126,27 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
     archive = checkpoint.archive
     records = archive.records()
     flags, sidecar, trouble = flags_of(checkpoint, path)
+    form = archive.kind if archive.kind in _OTHER_FORMATS else "zip"
     total = Total()
     dtypes: dict[str, Total] = {}
-    users: dict[str, int] = {}
+    users: dict[tuple[int, str], int] = {}
     for name, info in checkpoint.items():
         total.add(name, info, flags[name])
         dtypes.setdefault(info.dtype, Total()).add(name, info, flags[name])
         if not info.is_meta:
-            users[info.storage] = users.get(info.storage, 0) + 1
-    stated = [bool(crc) for _, _, _, size, crc, _ in records if size]
+            storage = (id(info._archive), info.storage)
+            users[storage] = users.get(storage, 0) + 1
     return {
-        "size": None if path is None else os.stat(path).st_size,
-        "format": "zip",
+        "size": None if path is None else _size(path),
+        "format": form,
         "kind": archive.kind,
         "byteorder": archive.byteorder,
         "byteorder_stated": archive.has_byteorder,
-        "pickle": {"protocol": archive.protocol, "bytes": archive.pickle_size},
+        "pickle": _pickle(archive),
         "records": len(records),
         "compressed": sum(method != 0 for *_, method in records),
-        "alignment": _alignment(path, archive.prefix, records),
-        "checksums": "stated" if all(stated) else "partly" if any(stated) else "absent",
+        "alignment": _alignment(path, archive.prefix, records) if form == "zip" else None,
+        "checksums": _checksums(records),
         "serialization_id": _text_record(archive, ".data/serialization_id"),
         "total": total.members(),
         "dtypes": {dtype: part.members() for dtype, part in dtypes.items()},
@@ -155,11 +157,38 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
     }
 
 
+_OTHER_FORMATS = frozenset(
+    {"legacy", "tar", "pickle", "safetensors", "npz", "shards", "dcp", "deepspeed"}
+)
+
+
+def _pickle(archive: Archive) -> dict[str, int] | None:
+    """None where there is none, or a header in its place."""
+    if not archive.pickle_size or archive.kind == "safetensors":
+        return None
+    return {"protocol": archive.protocol, "bytes": archive.pickle_size}
+
+
+def _checksums(records: Sequence[Record]) -> str:
+    stated = [bool(crc) for _, _, _, size, crc, _ in records if size]
+    if not records or not (all(stated) or any(stated)):
+        return "absent"
+    return "stated" if all(stated) else "partly"
+
+
 def _text_record(archive: Archive, name: str) -> str | None:
     for index, record in enumerate(archive.records()):
         if record[0] == archive.prefix + name and record[3] <= _TEXT_RECORD:
             return archive.read(index).decode("utf-8", "backslashreplace")
     return None
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if not os.path.isdir(path):
+        return os.stat(path).st_size
+    with os.scandir(path) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
 
 def _alignment(path: str | None, prefix: str, records: Iterable[Record]) -> int | None:

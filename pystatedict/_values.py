@@ -33,7 +33,8 @@ from pystatedict._tensorkinds import (
 from pystatedict._torchtypes import Device, Dtype, Layout, QScheme, Size
 
 if TYPE_CHECKING:
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import TensorInfo
+    from pystatedict._opened import Archive
 
 __all__ = [
     "append_items", "as_key", "attach_module", "attach_state", "build", "call", "composite",

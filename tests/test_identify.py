@@ -118,6 +118,7 @@ SAMPLES = {
     "pickle system": (b"cposix\nsystem\n(S'id'\ntR.", UNSUPPORTED),
     # other people's
     "safetensors": (safetensors(2), FOREIGN),
+    "safetensors cut": (safetensors(2)[:50], FOREIGN),
     "git-lfs": (LFS, FOREIGN),
     "html": (b"<!DOCTYPE html>\n<html><title>Access &amp; denied</title></html>", FOREIGN),
     "html late": (b"\n\n<!-- x -->\n<HTML lang=en><HEAD><TITLE>404</TITLE>", FOREIGN),
@@ -157,7 +158,7 @@ SAMPLES = {
     "fragment P": (b"P", TRUNCATED),
     "tar-truncated": (tarred("pickle")[:300], TRUNCATED),
     "unknown": (bytes(range(128, 256)) * 2, FOREIGN),
-    "unknown safetensors": ((99).to_bytes(8, "little") + b'{"' + b"\xff" * 20, FOREIGN),
+    "unknown safetensors": ((99).to_bytes(8, "little") + b"{" + b"\xff" * 20, FOREIGN),
     "unknown zeros": (bytes(4096) + b"x", FOREIGN),
     "zip-truncated": (CHECKPOINT[:60], TRUNCATED),
 }

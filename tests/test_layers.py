@@ -70,6 +70,12 @@ LADDER: list[dict[str, list[str]]] = [
             "zip_write.c",
         ],
         "tar": ["tar.h", "tar_read.c"],
+        "safetensors": [
+            "safetensors.h",
+            "safetensors_json.c",
+            "safetensors_json.h",
+            "safetensors_read.c",
+        ],
     },
     {
         "stream": ["stream.h", "stream_read.c", "stream_write.c"],
@@ -101,6 +107,7 @@ LADDER: list[dict[str, list[str]]] = [
             "archive_described.c",
             "archive_parts.h",
             "archive_read.c",
+            "archive_safetensors.c",
             "archive_stream.c",
             "archive_tar.c",
             "archive_write.c",

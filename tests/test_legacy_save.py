@@ -183,5 +183,5 @@ def test_two_dtypes_over_one_memory() -> None:
 
 
 def test_formats_that_are_none() -> None:
-    with pytest.raises(psd.UnsupportedError, match='"zip" and "legacy"'):
+    with pytest.raises(psd.UnsupportedError, match="'zip', 'legacy', 'safetensors', 'npz'"):
         kit.saved({"w": W}, format="stream")

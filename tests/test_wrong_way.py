@@ -118,10 +118,6 @@ FOREIGN = {
     ),
     "empty": (b"", "empty"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), "png"),
-    "safetensors": (
-        b"\x36" + bytes(7) + b'{"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
-        "safetensors",
-    ),
     "text": (b"hello, this is a readme\n", "text"),
 }
 

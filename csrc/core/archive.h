@@ -8,6 +8,7 @@
 #define PSD_ARCHIVE_H
 
 #include "pickle.h"
+#include "safetensors.h"
 #include "stream.h"
 #include "tar.h"
 #include "torch.h"
@@ -15,9 +16,10 @@
 
 /* What is looked for in a file. */
 typedef enum {
-    PSD_OPEN_CHECKPOINT, /* a zip archive, a legacy stream or a tar, as its bytes tell */
+    PSD_OPEN_CHECKPOINT, /* a zip archive, a legacy stream, ..., as its bytes tell */
     PSD_OPEN_PICKLE,     /* a pickle by itself */
     PSD_OPEN_RECORDS,    /* a zip archive of any content: its directory and no more */
+    PSD_OPEN_EXACT,      /* the same; names that differ by case alone are two */
     PSD_OPEN_BYTES,      /* anything: the host describes what is in it */
 } psd_open_mode;
 
@@ -46,8 +48,9 @@ typedef enum {
     PSD_ARCHIVE_RECORDS,    /* any other zip archive */
     PSD_ARCHIVE_STREAM,     /* torch.save before 1.6 */
     PSD_ARCHIVE_TAR,        /* torch.save of torch 0.1 */
-    PSD_ARCHIVE_PICKLE,     /* pickle.dump */
-    PSD_ARCHIVE_BYTES,      /* whatever the host says */
+    PSD_ARCHIVE_SAFETENSORS,
+    PSD_ARCHIVE_PICKLE, /* pickle.dump */
+    PSD_ARCHIVE_BYTES,  /* whatever the host says */
 } psd_archive_kind;
 
 typedef struct {
@@ -62,12 +65,13 @@ typedef struct {
     bool big_endian;
     bool has_byteorder;
     psd_span pickle_name;    /* the record or member that holds the pickle, or empty */
-    psd_span program;        /* the pickle, our own copy */
+    psd_span program;        /* the pickle, or a header in its place; our own copy */
     uint64_t program_offset; /* of its first byte in the file */
     uint64_t end_offset;     /* behind a stream's last byte, once it was run */
     psd_pool pool;
     psd_pickle pickle;
     psd_model model;
+    psd_ref notes; /* a DICT of texts that the container tells of itself, or 0 */
 } psd_archive;
 
 void psd_archive_init(psd_archive *archive, const psd_options *options);
@@ -81,14 +85,15 @@ void psd_archive_clear(psd_archive *archive);
  *   PSD_NO_PICKLE    a zip archive, yet no checkpoint
  *   PSD_INTERRUPTED  torch.save died before it wrote data.pkl
  *   PSD_BYTEORDER, PSD_CRC, PSD_INFLATE, PSD_LIMIT, and those of psd_zip_read,
- *   psd_stream_read and psd_tar_read
+ *   psd_stream_read, psd_tar_read and psd_safetensors_fetch
  */
 PSD_CHECKED psd_status psd_archive_open(psd_archive *archive, const psd_input *input,
                                         psd_error *err);
 
 /*
  * Run the pickle, find storages and tensors, and join each storage with its
- * bytes, which must be just as many as the pickle tells.
+ * bytes, which must be just as many as the pickle tells.  A header is read instead,
+ * where the container has one.
  *
  *   PSD_KIND  the archive holds no pickle that is to be run by itself
  */
@@ -100,18 +105,19 @@ void psd_archive_lose(psd_archive *archive, const uint32_t *storages, size_t cou
 
 /* Tensors that the host has found in a file of another kind. */
 typedef struct {
-    const psd_storage *storages; /* key, size, dtype, place and what it tells */
+    const psd_storage *storages; /* key, size, dtype, location, place */
     const psd_span *names;
     const psd_tensor *tensors; /* dtype, rank, shape, strides, storage, offset */
     uint32_t storage_count, tensor_count;
+    bool lasting; /* texts and numbers live as long as the archive */
 } psd_description;
 
 /*
  * Instead of running a pickle: let the root be an OrderedDict of these tensors.  All is
- * copied, and checked; rank is at most 64.
+ * checked, and copied unless it lasts; rank is at most 64.
  *
  *   PSD_TRUNCATED  a storage reaches beyond the file
- *   PSD_STORAGE    a record has not the storage's size
+ *   PSD_STORAGE    a record has not the storage's size, and what comes before it
  *   PSD_TENSOR     a window that reaches beyond its storage
  *   PSD_ARGUMENT   a tensor of a storage that was not told
  */
@@ -125,7 +131,8 @@ typedef struct {
     psd_place place;            /* FILE, MEMORY, or RECORD of one that is deflated */
     uint64_t offset;            /* FILE */
     const uint8_t *memory;      /* MEMORY */
-    const psd_zip_entry *entry; /* RECORD */
+    const psd_zip_entry *entry; /* RECORD; inflated, the storage begins ... */
+    uint32_t skip;              /* ... after so many bytes */
 } psd_location;
 
 PSD_CHECKED psd_status psd_archive_locate(const psd_archive *archive,

@@ -23,12 +23,21 @@ check_storage(const psd_archive *archive, const psd_input *input, const psd_stor
     }
     if (s->place == PSD_PLACE_RECORD &&
         (s->at.entry >= archive->zip.count ||
-         archive->zip.entries[s->at.entry].size != s->size)) {
+         !psd_fits(s->skip, s->size, archive->zip.entries[s->at.entry].size) ||
+         archive->zip.entries[s->at.entry].size - s->skip != s->size)) {
         psd_fail(err, PSD_STORAGE, PSD_NOWHERE,
                  "a storage's record has another size than was told");
         return psd_fail_subject(err, s->key);
     }
     return PSD_OK;
+}
+
+static bool
+copy_texts(psd_archive *archive, psd_storage *s)
+{
+    s->key = psd_arena_copy(&archive->arena, s->key);
+    s->location = psd_arena_copy(&archive->arena, s->location);
+    return s->key.data != NULL && s->location.data != NULL;
 }
 
 static psd_status
@@ -41,10 +50,8 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
         if (status != PSD_OK) {
             return status;
         }
-        s.key = psd_arena_copy(&archive->arena, s.key);
-        s.location = psd_arena_copy(&archive->arena, s.location);
         s.parent = PSD_NO_STORAGE;
-        if (s.key.data == NULL || s.location.data == NULL ||
+        if ((!told->lasting && !copy_texts(archive, &s)) ||
             !psd_model_add_storage(&archive->model, &s)) {
             return no_memory(err);
         }
@@ -61,26 +68,29 @@ not_born(const psd_archive *archive, psd_error *err)
                : no_memory(err);
 }
 
-/* The window of a tensor on its storage; its numbers are copied. */
+static bool
+copy_numbers(psd_archive *archive, psd_tensor *t)
+{
+    int64_t *numbers =
+        psd_arena_take_array(&archive->arena, 2 * (size_t)t->rank, sizeof *numbers);
+    for (unsigned i = 0; numbers != NULL && i < t->rank; i++) {
+        numbers[i] = t->shape[i];
+        numbers[t->rank + i] = t->strides[i];
+    }
+    t->shape = numbers;
+    t->strides = numbers == NULL ? NULL : numbers + t->rank;
+    return numbers != NULL;
+}
+
+/* The window of a tensor on its storage. */
 static psd_status
-check_window(psd_archive *archive, psd_tensor *t, psd_error *err)
+check_window(const psd_archive *archive, psd_tensor *t, psd_error *err)
 {
     if (t->storage >= archive->model.storage_count) {
         return psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE,
                         "a tensor of a storage that was not told");
     }
     size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
-    int64_t *numbers =
-        psd_arena_take_array(&archive->arena, 2 * (size_t)t->rank, sizeof *numbers);
-    if (numbers == NULL) {
-        return no_memory(err);
-    }
-    for (unsigned i = 0; i < t->rank; i++) {
-        numbers[i] = t->shape[i];
-        numbers[t->rank + i] = t->strides[i];
-    }
-    t->shape = numbers;
-    t->strides = numbers + t->rank;
     const char *fault = psd_window_count(t, itemsize);
     if (fault == NULL) {
         uint64_t reach, room = archive->model.storages[t->storage].size / itemsize;
@@ -90,16 +100,21 @@ check_window(psd_archive *archive, psd_tensor *t, psd_error *err)
 }
 
 static psd_status
-add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, psd_ref *refs,
-           psd_error *err)
+add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, bool lasting,
+           psd_ref *refs, psd_error *err)
 {
     psd_pool *pool = &archive->pool;
     psd_tensor t = *told;
+    if (!lasting && !copy_numbers(archive, &t)) {
+        return no_memory(err);
+    }
     psd_status status = check_window(archive, &t, err);
     if (status != PSD_OK) {
         return psd_fail_subject(err, name);
     }
-    name = psd_arena_copy(&archive->arena, name);
+    if (!lasting) {
+        name = psd_arena_copy(&archive->arena, name);
+    }
     refs[0] = name.data == NULL ? 0 : psd_new_text(pool, PSD_KIND_TEXT, name);
     refs[1] = refs[0] == 0 ? 0 : psd_new_none(pool);
     if (refs[1] == 0) {
@@ -131,7 +146,7 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
         return not_born(archive, err);
     }
     for (uint32_t i = 0; i < told->tensor_count && status == PSD_OK; i++) {
-        status = add_tensor(archive, told->names[i], &told->tensors[i],
+        status = add_tensor(archive, told->names[i], &told->tensors[i], told->lasting,
                             refs + 2 * (size_t)i, err);
     }
     if (status == PSD_OK && !psd_set(pool, dict, refs, 2 * told->tensor_count)) {

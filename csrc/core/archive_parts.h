@@ -33,6 +33,14 @@ PSD_CHECKED psd_status psd_archive_open_tar(psd_archive *archive,
 PSD_CHECKED psd_status psd_archive_read_tar(psd_archive *archive,
                                             const psd_input *input, psd_error *err);
 
+PSD_CHECKED psd_status psd_archive_open_safetensors(psd_archive *archive,
+                                                    const psd_input *input,
+                                                    psd_error *err);
+/* The storages and tensors that the header tells of. */
+PSD_CHECKED psd_status psd_archive_read_safetensors(psd_archive *archive,
+                                                    const psd_input *input,
+                                                    psd_error *err);
+
 /* See psd_torch_source: the storage in a stream that stands within a pickle. */
 psd_status psd_archive_embedded(void *ctx, psd_span stream, psd_storage *storage,
                                 bool *is_storage, psd_error *err);

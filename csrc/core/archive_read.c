@@ -63,16 +63,19 @@ psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
     if (status != PSD_OK) {
         return status;
     }
-    if (archive->options.mode == PSD_OPEN_CHECKPOINT) {
-        if (psd_stream_begins(head)) {
-            return psd_archive_open_stream(archive, input, err);
-        }
-        bool is_tar;
-        status = psd_tar_begins(input, head, &is_tar, err);
-        if (status != PSD_OK || is_tar) {
-            return status == PSD_OK ? psd_archive_open_tar(archive, input, err)
-                                    : status;
-        }
+    if (archive->options.mode != PSD_OPEN_CHECKPOINT) {
+        return psd_archive_open_zip(archive, input, err);
+    }
+    if (psd_stream_begins(head)) {
+        return psd_archive_open_stream(archive, input, err);
+    }
+    if (psd_safetensors_begins(head)) {
+        return psd_archive_open_safetensors(archive, input, err);
+    }
+    bool is_tar;
+    status = psd_tar_begins(input, head, &is_tar, err);
+    if (status != PSD_OK || is_tar) {
+        return status == PSD_OK ? psd_archive_open_tar(archive, input, err) : status;
     }
     return psd_archive_open_zip(archive, input, err);
 }
@@ -121,6 +124,9 @@ psd_archive_run(psd_archive *archive, const psd_input *input, psd_error *err)
     if (archive->program.data == NULL) {
         return psd_fail(err, PSD_KIND, PSD_NOWHERE,
                         "an archive without a pickle that is to be run by itself");
+    }
+    if (archive->kind == PSD_ARCHIVE_SAFETENSORS) {
+        return psd_archive_read_safetensors(archive, input, err);
     }
     if (archive->kind == PSD_ARCHIVE_TAR) {
         status = psd_archive_read_tar(archive, input, err);
@@ -173,9 +179,13 @@ psd_archive_locate(const psd_archive *archive, const psd_input *input, uint32_t 
     }
     else if (s->place == PSD_PLACE_RECORD) {
         location->entry = &archive->zip.entries[s->at.entry];
+        location->skip = s->skip;
         if (location->entry->method == PSD_ZIP_STORED) {
             location->place = PSD_PLACE_FILE;
-            return psd_zip_locate(input, location->entry, &location->offset, err);
+            psd_status status =
+                psd_zip_locate(input, location->entry, &location->offset, err);
+            location->offset += s->skip; /* within the record, as its size is */
+            return status;
         }
     }
     return PSD_OK;

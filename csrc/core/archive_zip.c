@@ -397,6 +397,11 @@ psd_status
 psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *err)
 {
     const psd_options *o = &archive->options;
+    if (o->mode == PSD_OPEN_EXACT) {
+        archive->kind = PSD_ARCHIVE_RECORDS;
+        return psd_zip_read_exact(input, &o->limits, o->key, &archive->arena,
+                                  &archive->zip, err);
+    }
     psd_status status =
         psd_zip_read(input, &o->limits, o->key, &archive->arena, &archive->zip, err);
     if (o->salvage && status == PSD_OK) {
@@ -410,7 +415,7 @@ psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *er
     if (status == PSD_OK) {
         status = tell_kind(archive, err);
     }
-    if (status != PSD_OK || archive->options.mode == PSD_OPEN_RECORDS) {
+    if (status != PSD_OK || o->mode == PSD_OPEN_RECORDS) {
         return status;
     }
     status = read_byteorder(archive, input, err);

@@ -46,6 +46,7 @@ typedef enum {
     X(BYTEORDER, "byteorder", CORRUPT)            \
     X(STREAM, "legacy-stream", CORRUPT)           \
     X(TAR, "tar-structure", CORRUPT)              \
+    X(SAFETENSORS, "safetensors", CORRUPT)        \
     X(TAR_MEMBERS, "tar-members", UNSUPPORTED)    \
     X(TAR_TYPE, "tar-member-type", UNSAFE)        \
     X(PATH, "path-escape", UNSAFE)                \
@@ -56,6 +57,7 @@ typedef enum {
     X(MULTI_DISK, "zip-multi-disk", UNSUPPORTED)  \
     X(OPCODE, "pickle-opcode", CORRUPT)           \
     X(KIND, "archive-kind", UNSUPPORTED)          \
+    X(ELEMENT, "dtype", UNSUPPORTED)              \
     X(LEGACY, "legacy-dtype", UNSUPPORTED)        \
     X(LIMIT, "limit", LIMIT)
 

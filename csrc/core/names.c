@@ -46,16 +46,18 @@ psd_names_find(const psd_names *names, psd_span text)
 
 /* At most half of the slots are taken, so a search is short. */
 static bool
-grow_slots(psd_names *names)
+grow_slots(psd_names *names, uint32_t names_in_all)
 {
-    if (names->count < names->slot_count / 2) {
-        return true;
+    uint32_t before = names->slot_count, count = before == 0 ? FIRST_SLOTS : before;
+    while (count / 2 < names_in_all) {
+        if (count > UINT32_MAX / 2) {
+            return false;
+        }
+        count *= 2;
     }
-    uint32_t before = names->slot_count;
-    uint32_t count = before == 0 ? FIRST_SLOTS : before * 2;
     uint64_t size = (uint64_t)count * sizeof *names->slots;
-    if (count < before || size > SIZE_MAX) {
-        return false;
+    if (count == before || size > SIZE_MAX) {
+        return count == before;
     }
     psd_alloc alloc = names->alloc;
     uint32_t *slots = alloc.resize(alloc.ctx, NULL, 0, (size_t)size);
@@ -75,17 +77,34 @@ grow_slots(psd_names *names)
 }
 
 bool
-psd_names_add(psd_names *names, psd_span text, uint32_t number)
+psd_names_reserve(psd_names *names, uint32_t count)
 {
     void *entries = names->entries;
-    bool grown = grow_slots(names) &&
-                 psd_grow(names->alloc, &entries, &names->capacity,
-                          (uint64_t)names->count + 1, sizeof *names->entries);
+    bool done =
+        grow_slots(names, count) && psd_grow(names->alloc, &entries, &names->capacity,
+                                             count, sizeof *names->entries);
     names->entries = entries;
-    if (!grown) {
-        return false;
+    return done;
+}
+
+uint32_t *
+psd_names_put(psd_names *names, psd_span text, uint32_t number, bool *added)
+{
+    if (names->count == UINT32_MAX || !psd_names_reserve(names, names->count + 1)) {
+        return NULL;
     }
-    names->entries[names->count++] = (psd_name){text, number};
-    *slot_of(names, text) = names->count;
-    return true;
+    uint32_t *slot = slot_of(names, text);
+    *added = *slot == 0;
+    if (*added) {
+        names->entries[names->count++] = (psd_name){text, number};
+        *slot = names->count;
+    }
+    return &names->entries[*slot - 1].number;
+}
+
+bool
+psd_names_add(psd_names *names, psd_span text, uint32_t number)
+{
+    bool added;
+    return psd_names_put(names, text, number, &added) != NULL;
 }

@@ -28,6 +28,12 @@ void psd_names_clear(psd_names *names);
 /* Where the number of this name is kept; NULL if there is none. */
 uint32_t *psd_names_find(const psd_names *names, psd_span text);
 
+/* Room for so many names in all.  False when there is no memory. */
+PSD_CHECKED bool psd_names_reserve(psd_names *names, uint32_t count);
+
+/* Where the number of this name is kept, added if it is new; NULL: no memory. */
+uint32_t *psd_names_put(psd_names *names, psd_span text, uint32_t number, bool *added);
+
 /* Add a name that is not there yet.  False when there is no memory. */
 PSD_CHECKED bool psd_names_add(psd_names *names, psd_span text, uint32_t number);
 

@@ -38,6 +38,7 @@ typedef struct {
     bool untyped;
     bool big_endian; /* whatever the archive says of itself */
     uint8_t place;   /* psd_place, which tells what `at` holds: */
+    uint32_t skip;   /* RECORD: bytes of it that come before the storage's */
     union {
         uint32_t entry;        /* RECORD */
         uint64_t offset;       /* FILE: absolute */

@@ -34,6 +34,7 @@ typedef struct {
     uint32_t *slots; /* hash index over folded names: entry number + 1, or 0 */
     uint32_t slot_mask;
     psd_hash_key key;
+    bool exact;                /* names that differ by case alone are two */
     uint64_t directory_offset; /* absolute */
     uint64_t directory_size;
     uint64_t end_offset; /* of the end record */
@@ -60,6 +61,12 @@ typedef struct {
 PSD_CHECKED psd_status psd_zip_read(const psd_input *input, const psd_limits *limits,
                                     psd_hash_key key, psd_arena *arena, psd_zip *zip,
                                     psd_error *err);
+
+/* The same of an archive whose names count as they are written: by case, and by `\`. */
+PSD_CHECKED psd_status psd_zip_read_exact(const psd_input *input,
+                                          const psd_limits *limits, psd_hash_key key,
+                                          psd_arena *arena, psd_zip *zip,
+                                          psd_error *err);
 
 /*
  * The records that are whole, by their own headers: for archives whose directory was

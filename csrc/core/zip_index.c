@@ -120,13 +120,19 @@ same_name(psd_span a, psd_span b, bool slashes)
     return true;
 }
 
+static bool
+is_taken(const psd_zip *zip, psd_span a, psd_span b)
+{
+    return zip->exact ? psd_span_equal(a, b) : same_name(a, b, true);
+}
+
 /* The slot of an entry that `name` may not stand beside, or a free one. */
 static uint32_t *
 find_slot(const psd_zip *zip, psd_span name)
 {
     size_t i = (size_t)psd_hash_folded(zip->key, name) & zip->slot_mask;
     while (zip->slots[i] != 0 &&
-           !same_name(zip->entries[zip->slots[i] - 1].name, name, true)) {
+           !is_taken(zip, zip->entries[zip->slots[i] - 1].name, name)) {
         i = (i + 1) & zip->slot_mask;
     }
     return &zip->slots[i];

@@ -247,12 +247,11 @@ check_shift(const psd_input *input, const psd_zip *zip, psd_error *err)
     return status;
 }
 
-psd_status
-psd_zip_read(const psd_input *input, const psd_limits *limits, psd_hash_key key,
-             psd_arena *arena, psd_zip *zip, psd_error *err)
+static psd_status
+read_directory(const psd_input *input, const psd_limits *limits, psd_arena *arena,
+               psd_zip *zip, psd_error *err)
 {
     psd_zip_end end = {0};
-    *zip = (psd_zip){.key = key};
     psd_status status = psd_zip_find_end(input, arena->alloc, &end, err);
     if (status == PSD_OK) {
         status = check_count(&end, limits, err);
@@ -283,4 +282,20 @@ psd_zip_read(const psd_input *input, const psd_limits *limits, psd_hash_key key,
         status = psd_zip_set_limits(zip, arena->alloc, err);
     }
     return status == PSD_OK ? psd_zip_index_names(zip, arena, err) : status;
+}
+
+psd_status
+psd_zip_read(const psd_input *input, const psd_limits *limits, psd_hash_key key,
+             psd_arena *arena, psd_zip *zip, psd_error *err)
+{
+    *zip = (psd_zip){.key = key};
+    return read_directory(input, limits, arena, zip, err);
+}
+
+psd_status
+psd_zip_read_exact(const psd_input *input, const psd_limits *limits, psd_hash_key key,
+                   psd_arena *arena, psd_zip *zip, psd_error *err)
+{
+    *zip = (psd_zip){.key = key, .exact = true};
+    return read_directory(input, limits, arena, zip, err);
 }

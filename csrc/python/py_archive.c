@@ -169,9 +169,8 @@ static bool
 mode_named(const char *name, psd_open_mode *mode)
 {
     static const char *const names[] = {
-        [PSD_OPEN_CHECKPOINT] = "checkpoint",
-        [PSD_OPEN_PICKLE] = "pickle",
-        [PSD_OPEN_RECORDS] = "records",
+        [PSD_OPEN_CHECKPOINT] = "checkpoint", [PSD_OPEN_PICKLE] = "pickle",
+        [PSD_OPEN_RECORDS] = "records",       [PSD_OPEN_EXACT] = "exact",
         [PSD_OPEN_BYTES] = "bytes",
     };
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
@@ -798,6 +797,7 @@ archive_kind(PyObject *object, void *Py_UNUSED(closure))
         [PSD_ARCHIVE_RECORDS] = "records",
         [PSD_ARCHIVE_STREAM] = "legacy",
         [PSD_ARCHIVE_TAR] = "tar",
+        [PSD_ARCHIVE_SAFETENSORS] = "safetensors",
         [PSD_ARCHIVE_PICKLE] = "pickle",
         [PSD_ARCHIVE_BYTES] = "bytes",
     };
@@ -808,11 +808,32 @@ archive_kind(PyObject *object, void *Py_UNUSED(closure))
     return PyUnicode_FromString(names[self->core.kind]);
 }
 
+/* The container's own texts, a new dict. */
+static PyObject *
+notes_of(py_archive *self)
+{
+    const psd_value *v = psd_value_at(&self->core.pool, self->core.notes);
+    PyObject *dict = PyDict_New();
+    for (uint32_t i = 0; dict != NULL && i + 1 < v->count; i += 2) {
+        PyObject *key = py_leaf(self, v->as.items[i]);
+        PyObject *value = key == NULL ? NULL : py_leaf(self, v->as.items[i + 1]);
+        if (value == NULL || PyDict_SetItem(dict, key, value) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(value);
+        Py_XDECREF(key);
+    }
+    return dict;
+}
+
 static PyObject *
 archive_extra(PyObject *object, void *Py_UNUSED(closure))
 {
-    PyObject *extra = ((py_archive *)object)->extra;
-    return Py_NewRef(extra == NULL ? Py_None : extra);
+    py_archive *self = (py_archive *)object;
+    if (self->extra == NULL && self->core.notes != 0) {
+        return notes_of(self);
+    }
+    return Py_NewRef(self->extra == NULL ? Py_None : self->extra);
 }
 
 static PyObject *
@@ -918,9 +939,11 @@ archive_stamp(PyObject *object, void *Py_UNUSED(closure))
 
 static PyGetSetDef archive_getset[] = {
     GETTER(kind, "\"checkpoint\", \"legacy\", \"tar\", \"pickle\", \"torchscript\", "
-                 "\"package\", \"export\", \"records\", or what describe() says."),
+                 "\"package\", \"export\", \"records\", \"safetensors\", or what "
+                 "describe() says."),
     GETTER(stamp, "What the file looked like when it was opened, or None."),
-    GETTER(extra, "What describe() was given with the tensors."),
+    GETTER(extra, "What describe() was given with the tensors; of a safetensors file "
+                  "its __metadata__."),
     GETTER(place, "What of root= led to this archive, in a file of several; or None."),
     GETTER(byteorder, "Byte order of the storages: \"little\" or \"big\"."),
     GETTER(has_byteorder, "Whether the archive states it."),

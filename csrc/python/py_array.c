@@ -116,8 +116,10 @@ own_memory(py_arrays *arrays, size_t size, const uint8_t *bytes, uint8_t **data)
     return source;
 }
 
+/* The storage is the end of its record, most often all of it. */
 static bool
-inflate_storage(py_arrays *arrays, py_base *base, const psd_zip_entry *entry)
+inflate_storage(py_arrays *arrays, py_base *base, const psd_zip_entry *entry,
+                uint32_t skip)
 {
     base->source = own_memory(arrays, (size_t)entry->size, NULL, &base->data);
     if (base->source == NULL) {
@@ -134,6 +136,7 @@ inflate_storage(py_arrays *arrays, py_base *base, const psd_zip_entry *entry)
     if (status != PSD_OK) {
         py_raise(&err);
     }
+    base->data += skip;
     return status == PSD_OK;
 }
 
@@ -248,7 +251,9 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
         /* The archive's own: each array that is made has a copy. */
         done = take_bytes(arrays, base, where.memory, size, true);
         break;
-    case PSD_PLACE_RECORD: done = inflate_storage(arrays, base, where.entry); break;
+    case PSD_PLACE_RECORD:
+        done = inflate_storage(arrays, base, where.entry, where.skip);
+        break;
     default: done = fail_nowhere(); break;
     }
     if (done && swaps) {

@@ -33,17 +33,18 @@ let_go(rows *r)
     free(r->numbers);
 }
 
-/* (key, place in the file or number of the record, bytes, in a record, big-endian), and
- * perhaps the device that it was on */
+/* (key, place in the file or number of the record, bytes, in a record, big-endian[, how
+ * many bytes of the record come before[, the device that it was on]]) */
 static bool
 read_storage(PyObject *row, psd_storage *s)
 {
     const char *key, *device = "cpu";
     Py_ssize_t key_size, device_size = 3;
     unsigned long long at, size;
+    unsigned int skip = 0;
     int in_record, big_endian;
-    if (!PyArg_ParseTuple(row, "s#KKpp|s#", &key, &key_size, &at, &size, &in_record,
-                          &big_endian, &device, &device_size)) {
+    if (!PyArg_ParseTuple(row, "s#KKpp|Is#", &key, &key_size, &at, &size, &in_record,
+                          &big_endian, &skip, &device, &device_size)) {
         return false;
     }
     *s = (psd_storage){
@@ -55,6 +56,7 @@ read_storage(PyObject *row, psd_storage *s)
         .untyped = true,
         .big_endian = big_endian != 0,
         .place = in_record ? PSD_PLACE_RECORD : PSD_PLACE_FILE,
+        .skip = skip,
     };
     if (in_record) {
         s->at.entry = at > UINT32_MAX ? UINT32_MAX : (uint32_t)at;
@@ -190,9 +192,11 @@ py_describe(PyObject *object, PyObject *args)
     rows r = {0};
     bool done = read_rows(&r, storages, tensors);
     if (done) {
-        psd_description told = {r.storages, r.names, r.tensors,
-                                (uint32_t)PyList_Size(storages),
-                                (uint32_t)PyList_Size(tensors)};
+        psd_description told = {.storages = r.storages,
+                                .names = r.names,
+                                .tensors = r.tensors,
+                                .storage_count = (uint32_t)PyList_Size(storages),
+                                .tensor_count = (uint32_t)PyList_Size(tensors)};
         psd_error err;
         done = psd_archive_describe(&self->core, &input, &told, &err) == PSD_OK;
         if (!done) {

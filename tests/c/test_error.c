@@ -133,6 +133,8 @@ test_codes_and_families_stay(void)
         {PSD_CALL, "pickle-call", PSD_FAMILY_UNSAFE},
         {PSD_EXTENSION, "pickle-extension", PSD_FAMILY_UNSAFE},
         {PSD_OPCODE, "pickle-opcode", PSD_FAMILY_CORRUPT},
+        {PSD_SAFETENSORS, "safetensors", PSD_FAMILY_CORRUPT},
+        {PSD_ELEMENT, "dtype", PSD_FAMILY_UNSUPPORTED},
         {PSD_KIND, "archive-kind", PSD_FAMILY_UNSUPPORTED},
         {PSD_LEGACY, "legacy-dtype", PSD_FAMILY_UNSUPPORTED},
         {PSD_LIMIT, "limit", PSD_FAMILY_LIMIT},
