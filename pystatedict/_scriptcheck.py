@@ -101,12 +101,12 @@ def _check_pickle(archive: Archive, record: str) -> None:
     index = _index(archive, record)
     if index < 0:
         return
-    named, _, _, error = _core.scan_pickle(archive.read(index))
+    named, _, _, error, *_ = _core.scan_pickle(archive.read(index))
     if error is not None:
         raise error
     refused = [
         f"{module}.{name}"
-        for module, name, _, _ in named
+        for module, name, *_ in named
         if verdict(module, name) != "plain" and not f"{module}.".startswith("__torch__.")
     ]
     if refused:
