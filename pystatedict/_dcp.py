@@ -449,7 +449,9 @@ class Distributed(FileSet):
     def members(self) -> list[Member]:
         found: list[Member] = []
         named: set[tuple[str, int]] = set()
-        for entry in self._entries.values():
+        for name, entry in self._entries.items():
+            if name in self._lost:
+                continue
             pieces = [entry] if isinstance(entry, _Piece) else list(entry.boxes.values())
             for piece in pieces:
                 assert piece is not None

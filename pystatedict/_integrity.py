@@ -205,8 +205,8 @@ def repair(
     archive, problems = _open_what_is_left(f, limits)
     try:
         with _api._Naming(archive.path):
-            _api._check_globals(archive, "opaque", "error")
             found = _examine(archive)
+            _api._check_globals(archive, "opaque", "error")
             problems += found.problems
             obj = archive.load(archive.root, _values)
             _leave_out(obj)

@@ -1368,3 +1368,74 @@ def test_checkpoints_of_two_ranks(tmp_path: pathlib.Path) -> None:
         kit.same_array(w, sd["w"])
         assert np.array_equal(sd["h"].astype("f4"), np.arange(24).reshape(4, 6))
         assert sd["r"].tolist() == [1, 1, 1]
+
+
+# ------------------------------------------------------------------ verify and repair
+
+
+def flip(path: pathlib.Path, what: bytes) -> None:
+    """One bit, where these bytes stand."""
+    data = bytearray(path.read_bytes())
+    data[data.index(what)] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_tensors_of_shards(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    whole = psd.verify(shards)
+    assert whole and (whole.kind, whole.unchecked, whole.damaged) == ("shards", 0, ())
+    flip(shards.with_name("model-00002-of-00002.bin"), (W + 1).tobytes())
+    report = psd.verify(shards.parent)
+    assert not report and report.damaged == ("a.weight",)
+    assert report.checked == whole.checked
+    assert [type(p) for p in report.problems] == [psd.ChecksumError]
+    assert str(report.problems[0].path).endswith("model-00002-of-00002.bin")
+    done = psd.repair(shards, tmp_path / "out.pth")
+    assert done.lost == ("a.weight",)
+    assert set(done.kept) == {"z.weight", "z.bias", "a.bias", "m"}
+    assert set(psd.load(tmp_path / "out.pth")) == set(done.kept)
+
+
+def test_a_shard_that_was_cut(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    part = shards.with_name("model-00001-of-00002.bin")
+    data = part.read_bytes()
+    part.write_bytes(data[: data.index(W.tobytes()) + 9])
+    report = psd.verify(shards)
+    assert not report and str(report.problems[0].path) == str(part)
+    done = psd.repair(shards, tmp_path / "out.pth")
+    assert set(done.lost) == {"z.weight", "z.bias"}
+    assert set(psd.load(tmp_path / "out.pth")) == {"a.weight", "a.bias", "m"}
+
+
+def test_damaged_pieces(distributed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    whole = psd.verify(distributed)
+    assert whole and whole.kind == "dcp"
+    flip(distributed / "__1_0.distcp", W[:1, 2:3].tobytes())
+    report = psd.verify(distributed)
+    assert not report and report.damaged == ("model.w",) and len(report.problems) == 1
+    done = psd.repair(distributed, tmp_path / "out.pth")
+    assert done.lost == ("model.w",) and done.kept == ("model.b", "opt.state.0.m")
+    assert list(psd.load(tmp_path / "out.pth")) == ["model.b", "opt.state.0.m", "opt.lr",
+                                                    "opt.names"]  # fmt: skip
+
+
+def test_pieces_that_are_no_archives(distributed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = distributed / "__0_0.distcp"
+    data = path.read_bytes()
+    path.write_bytes(b"\0\0" + data[2:])
+    end = data.index(b"PK\x05\x06")
+    path.write_bytes(data[:end] + bytes(4) + data[end + 4 :])
+    report = psd.verify(distributed)
+    assert not report and len(report.damaged) == 1
+    done = psd.repair(distributed, tmp_path / "out.pth")
+    assert done.lost == report.damaged
+    assert not set(psd.load(tmp_path / "out.pth")) & set(done.lost)
+
+
+def test_folders_of_deepspeed_are_verified(tmp_path: pathlib.Path) -> None:
+    name = "mp_rank_00_model_states.pt"
+    psd.save({"module": {"w": W, "b": W[0]}}, tmp_path / name)
+    psd.save({"x": W}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert psd.verify(tmp_path)
+    flip(tmp_path / name, W.tobytes())
+    report = psd.verify(tmp_path)
+    assert not report and "w" in report.damaged
