@@ -26,6 +26,7 @@ _HOMES = {
     "_identify": ("identify",),
     "_integrity": ("Repair", "Verification", "repair", "verify"),
     "_into": ("IncompatibleKeys", "load_state_dict"),
+    "_keys": ("TensorKey",),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("scan",),
     "_sidecar": ("load_trainable", "save_trainable"),
@@ -40,7 +41,7 @@ __all__ = [
     "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
     "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
     "QuantizedTensor", "Repair", "SidecarError", "Size", "SparseTensor", "StaleSidecarError",
-    "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorSubclass",
+    "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass",
     "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification", "identify",
     "items", "load", "load_state_dict", "load_trainable", "open", "repair", "save",
     "save_trainable", "scan", "verify", "widen",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from pystatedict._identify import identify
     from pystatedict._integrity import Repair, Verification, repair, verify
     from pystatedict._into import IncompatibleKeys, load_state_dict
+    from pystatedict._keys import TensorKey
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import scan
     from pystatedict._sidecar import load_trainable, save_trainable

@@ -20,6 +20,15 @@ def wrong(name: str, why: str) -> CorruptError:
     )
 
 
+class Untold(Exception):
+    """Perhaps sound, but not to be told exactly here: what asked for it stays an Opaque."""
+
+
+def tell(condition: bool) -> None:
+    if not condition:
+        raise Untold
+
+
 def expect(condition: bool, name: str, why: str = "arguments that it cannot have") -> None:
     if not condition:
         raise wrong(name, why)
@@ -54,17 +63,21 @@ def check_hashes(keys: Iterable[Any], counts: dict[int, int]) -> None:
             raise LimitError("too many keys have the same hash", code="limit")
 
 
-def raw_bytes(data: Any) -> bytes:
-    """Bytes, or the str that Python 2 used for bytes and that was decoded on the way."""
-    if isinstance(data, (bytes, bytearray)):
-        return bytes(data)
-    expect(isinstance(data, str), "a NumPy value", "no bytes")
-    try:
-        raw: bytes = data.encode("latin-1")
-    except UnicodeEncodeError:
-        return data.encode("utf-8", "surrogatepass")  # type: ignore[no-any-return]
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw  # it was decoded as latin-1, for UTF-8 it was none
-    return data.encode("utf-8")  # type: ignore[no-any-return]
+def raw_bytes(data: Any, size: int, name: str) -> bytes:
+    """Just `size` bytes, or the str that Python 2 used for them and that was decoded here.
+
+    It was decoded as UTF-8 where it is that, and as latin-1 otherwise.  One text can have
+    come from both, though never from as many bytes.
+    """
+    expect(isinstance(data, (bytes, bytearray, str)), name, "no bytes")
+    raw: bytes
+    if isinstance(data, str):
+        by_latin1 = len(data) == size
+        try:
+            raw = data.encode("latin-1" if by_latin1 else "utf-8")
+        except UnicodeEncodeError:
+            raise wrong(name, "text where bytes belong") from None
+    else:
+        raw = bytes(data)
+    expect(len(raw) == size, name, "bytes of another size than it has")
+    return raw

@@ -8,6 +8,7 @@ back as they were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._errors import UnsupportedError
@@ -53,6 +54,9 @@ _QUANTIZED = {"qint8": "i1", "quint8": "u1", "qint32": "i4", "quint4x2": "u1", "
 
 _TORCH_KEY = "torch_dtype"
 
+#: Notes in a dtype's metadata that this package makes, and that no file may make for it.
+OWN_METADATA = frozenset({_TORCH_KEY})
+
 _FROM_NUMPY = {spelling: name for name, spelling in _NUMPY.items()}
 
 
@@ -76,7 +80,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _RAW:
         return np.dtype(_RAW[name], metadata={_TORCH_KEY: name})
     if name == "complex32":
-        return np.dtype([("real", "f2"), ("imag", "f2")])
+        return _complex32()
     raise UnsupportedError(
         f"tensors of dtype {name} are not read by this version",
         code="dtype",
@@ -124,26 +128,36 @@ def torch_dtype(dtype: np.dtype[Any]) -> str | None:
     ('float32', None)
     """
     metadata = dtype.metadata
-    if metadata and metadata.get(_TORCH_KEY) in _RAW:
-        return str(metadata[_TORCH_KEY])
+    if metadata:
+        noted = metadata.get(_TORCH_KEY)
+        if type(noted) is str and _RAW.get(noted) == _spelling(dtype):
+            return noted
     if dtype.names is not None:
-        same = dtype.names == ("real", "imag") and dtype.itemsize == 4
-        halves = all(dtype.fields[n][0] == "f2" for n in dtype.names) if dtype.fields else False
-        return "complex32" if same and halves else None
+        plain = dtype.type.__name__ == "void" and dtype == _complex32()
+        return "complex32" if plain else None
     if dtype.name in _ML_DTYPES:
         return dtype.name
     if dtype.kind in "iufcb" and dtype.hasobject is False:
-        return _FROM_NUMPY.get(dtype.newbyteorder("=").str.lstrip("<>|=").replace("b1", "?"))
+        return _FROM_NUMPY.get(_spelling(dtype))
     return None
 
 
-def without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype without what this package noted in it."""
+def _spelling(dtype: np.dtype[Any]) -> str:
+    """As in the tables: kind and size, whatever the byte order."""
+    return dtype.str.lstrip("<>|=").replace("b1", "?")
+
+
+def _complex32() -> np.dtype[Any]:
+    """Pairs of halves in native order, packed, and nothing between or behind them."""
     import numpy as np
 
-    if not dtype.metadata or dtype.names is not None:
-        return dtype
-    return np.dtype(dtype.type if dtype.type.__module__ == "ml_dtypes" else dtype.str)
+    return np.dtype([("real", "f2"), ("imag", "f2")])
+
+
+def foreign_metadata(dtype: np.dtype[Any]) -> dict[Any, Any] | None:
+    """What others noted in a dtype's metadata; None if nothing."""
+    noted: Mapping[str, Any] = dtype.metadata or {}
+    return {key: value for key, value in noted.items() if key not in OWN_METADATA} or None
 
 
 def resolve(array: npt.NDArray[Any], conj: bool, neg: bool) -> npt.NDArray[Any]:

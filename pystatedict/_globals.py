@@ -30,62 +30,139 @@ _MODULES = {
     "__builtin__": "builtins",
     "copy_reg": "copyreg",
     "cPickle": "pickle",
-    "Queue": "queue",
-    "StringIO": "io",
-    "cStringIO": "io",
-    "SocketServer": "socketserver",
+    "_abcoll": "collections.abc",
+    "_elementtree": "xml.etree.ElementTree",
+    "_winreg": "winreg",
+    "BaseHTTPServer": "http.server",
+    "CGIHTTPServer": "http.server",
     "ConfigParser": "configparser",
+    "Cookie": "http.cookies",
+    "cookielib": "http.cookiejar",
+    "cStringIO": "io",
+    "commands": "subprocess",
+    "DocXMLRPCServer": "xmlrpc.server",
+    "dummy_thread": "_dummy_thread",
+    "HTMLParser": "html.parser",
+    "htmlentitydefs": "html.entities",
+    "httplib": "http.client",
+    "markupbase": "_markupbase",
+    "Queue": "queue",
+    "repr": "reprlib",
+    "robotparser": "urllib.robotparser",
+    "SimpleHTTPServer": "http.server",
+    "SimpleXMLRPCServer": "xmlrpc.server",
+    "SocketServer": "socketserver",
+    "StringIO": "io",
+    "test.test_support": "test.support",
+    "thread": "_thread",
+    "urllib2": "urllib.request",
+    "urlparse": "urllib.parse",
     "UserDict": "collections",
     "UserList": "collections",
     "UserString": "collections",
-    "_abcoll": "collections.abc",
-    "_winreg": "winreg",
+    "xmlrpclib": "xmlrpc.client",
+    # databases
     "anydbm": "dbm",
-    "commands": "subprocess",
     "dbhash": "dbm.bsd",
     "dbm": "dbm.ndbm",
     "dumbdbm": "dbm.dumb",
     "gdbm": "dbm.gnu",
-    "httplib": "http.client",
-    "repr": "reprlib",
-    "robotparser": "urllib.robotparser",
-    "thread": "_thread",
-    "urllib2": "urllib.request",
-    "urlparse": "urllib.parse",
     "whichdb": "dbm",
-    "xmlrpclib": "xmlrpc.client",
-    "BaseHTTPServer": "http.server",
-    "CGIHTTPServer": "http.server",
-    "SimpleHTTPServer": "http.server",
-    "SimpleXMLRPCServer": "xmlrpc.server",
-    "DocXMLRPCServer": "xmlrpc.server",
+    # windows and buttons
+    "Dialog": "tkinter.dialog",
+    "FileDialog": "tkinter.filedialog",
+    "ScrolledText": "tkinter.scrolledtext",
+    "SimpleDialog": "tkinter.simpledialog",
+    "tkColorChooser": "tkinter.colorchooser",
+    "tkCommonDialog": "tkinter.commondialog",
+    "Tkconstants": "tkinter.constants",
+    "Tkdnd": "tkinter.dnd",
+    "tkFileDialog": "tkinter.filedialog",
+    "tkFont": "tkinter.font",
+    "Tkinter": "tkinter",
+    "tkMessageBox": "tkinter.messagebox",
+    "tkSimpleDialog": "tkinter.simpledialog",
+    "ttk": "tkinter.ttk",
 }
 
+_EXCEPTIONS = _words(
+    "ArithmeticError AssertionError AttributeError BaseException BufferError BytesWarning "
+    "DeprecationWarning EOFError EnvironmentError Exception FloatingPointError FutureWarning "
+    "GeneratorExit IOError ImportError ImportWarning IndentationError IndexError KeyError "
+    "KeyboardInterrupt LookupError MemoryError NameError NotImplementedError OSError "
+    "OverflowError PendingDeprecationWarning ReferenceError RuntimeError RuntimeWarning "
+    "StopIteration SyntaxError SyntaxWarning SystemError SystemExit TabError TypeError "
+    "UnboundLocalError UnicodeDecodeError UnicodeEncodeError UnicodeError "
+    "UnicodeTranslateError UnicodeWarning UserWarning ValueError Warning ZeroDivisionError"
+)
+
+# Names that went another way than their module.
 _NAMES = {
-    ("__builtin__", "xrange"): ("builtins", "range"),
-    ("__builtin__", "long"): ("builtins", "int"),
-    ("__builtin__", "unicode"): ("builtins", "str"),
     ("__builtin__", "basestring"): ("builtins", "str"),
-    ("__builtin__", "unichr"): ("builtins", "chr"),
-    ("__builtin__", "reduce"): ("functools", "reduce"),
     ("__builtin__", "intern"): ("sys", "intern"),
-    ("exceptions", "StandardError"): ("builtins", "Exception"),
+    ("__builtin__", "long"): ("builtins", "int"),
+    ("__builtin__", "reduce"): ("functools", "reduce"),
+    ("__builtin__", "unichr"): ("builtins", "chr"),
+    ("__builtin__", "unicode"): ("builtins", "str"),
+    ("__builtin__", "xrange"): ("builtins", "range"),
+    ("itertools", "ifilter"): ("builtins", "filter"),
+    ("itertools", "ifilterfalse"): ("itertools", "filterfalse"),
     ("itertools", "imap"): ("builtins", "map"),
     ("itertools", "izip"): ("builtins", "zip"),
-    ("itertools", "ifilter"): ("builtins", "filter"),
-    ("urllib", "urlopen"): ("urllib.request", "urlopen"),
-    ("urllib", "urlretrieve"): ("urllib.request", "urlretrieve"),
-}
+    ("itertools", "izip_longest"): ("itertools", "zip_longest"),
+    ("UserDict", "IterableUserDict"): ("collections", "UserDict"),
+    ("_multiprocessing", "Connection"): ("multiprocessing.connection", "Connection"),
+    ("multiprocessing.forking", "Popen"): ("multiprocessing.popen_fork", "Popen"),
+    ("multiprocessing.process", "Process"): ("multiprocessing.context", "Process"),
+    **{
+        ("multiprocessing", name): ("multiprocessing.context", name)
+        for name in ("AuthenticationError", "BufferTooShort", "ProcessError", "TimeoutError")
+    },
+    ("_socket", "fromfd"): ("socket", "fromfd"),
+    ("socket", "_socketobject"): ("socket", "SocketType"),
+    ("urllib", "ContentTooShortError"): ("urllib.error", "ContentTooShortError"),
+    **{
+        ("urllib", name): ("urllib.request", name)
+        for name in ("getproxies", "pathname2url", "url2pathname", "urlcleanup", "urlopen",
+                     "urlretrieve")
+    },
+    **{
+        ("urllib", name): ("urllib.parse", name)
+        for name in ("quote", "quote_plus", "unquote", "unquote_plus", "urlencode")
+    },
+    ("urllib2", "HTTPError"): ("urllib.error", "HTTPError"),
+    ("urllib2", "URLError"): ("urllib.error", "URLError"),
+    **{("exceptions", name): ("builtins", name) for name in _EXCEPTIONS},
+    ("exceptions", "StandardError"): ("builtins", "Exception"),
+}  # fmt: skip
+
+# From this protocol on names are Python 3's own.
+_NAMES_OF_PYTHON_3 = 3
 
 
-def normalise(module: str, name: str) -> tuple[str, str]:
-    """Python 3's spelling of a global, as its unpickler reads protocols 0 to 2."""
-    pair = _NAMES.get((module, name))
-    if pair is not None:
-        return pair
-    if module == "exceptions":
-        return "builtins", name
-    return _MODULES.get(module, module), name
+def normalise(module: str, name: str, protocol: int = 2) -> tuple[str, str]:
+    """Python 3's spelling of a global, as its unpickler reads a pickle of that protocol.
+
+    >>> normalise("__builtin__", "xrange"), normalise("UserDict", "UserDict", protocol=4)
+    (('builtins', 'range'), ('UserDict', 'UserDict'))
+    """
+    if protocol >= _NAMES_OF_PYTHON_3:
+        return module, name
+    return _NAMES.get((module, name)) or (_MODULES.get(module, module), name)
+
+
+def spelled(module: str, name: str) -> tuple[str, str] | None:
+    """What names a global of Python 3 in a pickle of protocol 2; None where nothing does.
+
+    Mostly its own name; but a module ``dbm`` is read as Python 2's, which is another now.
+
+    >>> spelled("functools", "partial"), spelled("dbm", "error"), spelled("repr", "Thing")
+    (('functools', 'partial'), ('anydbm', 'error'), None)
+    """
+    if normalise(module, name) == (module, name):
+        return module, name
+    olds = [(old, name) for old, new in _MODULES.items() if new == module]
+    return next((old for old in olds if normalise(*old) == (module, name)), None)
 
 
 # ------------------------------------------------------------------------------- plain
@@ -211,10 +288,20 @@ _PLAIN: dict[str, frozenset[str]] = {
     "_pydecimal": frozenset({"Decimal"}),
     "fractions": frozenset({"Fraction"}),
     "uuid": frozenset({"UUID", "SafeUUID"}),
+    "zoneinfo": frozenset({"ZoneInfo", "ZoneInfo._unpickle"}),
     "io": frozenset({"BytesIO"}),
     "_io": frozenset({"BytesIO"}),
     # NumPy
-    "numpy": _NUMPY_SCALARS | {"dtype", "ndarray"},
+    "numpy": _NUMPY_SCALARS | {"dtype", "ndarray", "record", "recarray", "matrix", "chararray"},
+    "numpy.rec": frozenset({"record", "recarray"}),
+    "numpy.core.records": frozenset({"record", "recarray"}),
+    "numpy._core.records": frozenset({"record", "recarray"}),
+    "numpy.matrixlib.defmatrix": frozenset({"matrix"}),
+    "numpy.char": frozenset({"chararray"}),
+    "numpy.core.defchararray": frozenset({"chararray"}),
+    "numpy._core.defchararray": frozenset({"chararray"}),
+    "numpy._core._internal": frozenset({"_convert_to_stringdtype_kwargs"}),
+    "numpy.ma": frozenset({"MaskedArray"}),
     "numpy.core.multiarray": _NUMPY_MULTIARRAY,
     "numpy._core.multiarray": _NUMPY_MULTIARRAY,
     "numpy.core.numeric": frozenset({"_frombuffer"}),

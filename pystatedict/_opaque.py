@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from pystatedict._printable import printable
@@ -9,6 +10,8 @@ from pystatedict._printable import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_BIRTHS = itertools.count()
 
 
 class Opaque:
@@ -39,8 +42,8 @@ class Opaque:
     """
 
     __slots__ = (
-        "__weakref__", "_hashes", "_state_dict", "_untold", "appends", "args", "form", "items",
-        "kwargs", "module", "name", "state",
+        "__weakref__", "_birth", "_hashes", "_state_dict", "_untold", "appends", "args", "form",
+        "items", "kwargs", "module", "name", "state",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +64,7 @@ class Opaque:
         self._hashes: dict[int, int] = {}  # how many keys of each hash were set
         self._state_dict: Any = None
         self._untold: Any = ()
+        self._birth = next(_BIRTHS)  # orders those of one set that are told alike
         self.form = "global" if args is None else form
 
     @property
@@ -100,7 +104,12 @@ class Opaque:
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.items or key in self.appends
+        # Arrays are not asked whether they equal something: each element would answer.
+        found = any(
+            part is key or (not hasattr(type(part), "__array__") and part == key)
+            for part in self.appends
+        )
+        return found or (bool(self.items) and key in self.items)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items or self.appends)
@@ -126,8 +135,24 @@ class Opaque:
         ):
             if count:
                 told.append(f"{count} {what}{'s' if count > 1 else ''}")
-        call = "()" if not self.args else "(...)"
+        call = "()" if isinstance(self.args, tuple) and not self.args else "(...)"
         return f"<Opaque {text}{call}{': ' if told else ''}{', '.join(told)}>"
+
+
+class Unbuilt(Opaque):
+    """A call whose result is known once BUILD tells its state; until then an Opaque as any."""
+
+    __slots__ = ()
+
+    def build(self, state: Any) -> Any:
+        """What it becomes; Untold where it stays an Opaque."""
+        raise NotImplementedError
+
+
+class Own(Opaque):
+    """A name or call that this package itself writes, so it needs no leave."""
+
+    __slots__ = ()
 
 
 class OpaqueModule(Opaque):

@@ -13,11 +13,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from pystatedict import _reducenumpy
 from pystatedict._core import TensorInfo
-from pystatedict._dtypes import as_ndarray, compact, torch_dtype, without_metadata
+from pystatedict._dtypes import as_ndarray, compact, torch_dtype
 from pystatedict._errors import UnsupportedError
-from pystatedict._marks import MARKS, PARAMETER, REQUIRES_GRAD, bits_of, mark
-from pystatedict._opaque import Opaque
+from pystatedict._globals import spelled
+from pystatedict._keys import TensorKey, is_array
+from pystatedict._marks import MARKS, NDARRAY, PARAMETER, REQUIRES_GRAD, bits_of, mark, mark_of
+from pystatedict._opaque import Opaque, Own
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
     NestedTensor,
@@ -38,6 +41,10 @@ def _call(module: str, name: str, *args: Any, items: Any = None, state: Any = No
 
 def _new(module: str, name: str, *args: Any, state: Any = None) -> Call:
     return ("newobj", module, name, args, None, None, None, state)
+
+
+def _kind_name(obj: Any) -> str:
+    return f"{type(obj).__module__}.{type(obj).__qualname__}"
 
 
 # Protocol 2 spells the builtins as Python 2 did; torch and Python 3 map them back.
@@ -73,6 +80,7 @@ class Reducer:
         self._flags = flags or {}
         self._keep = keep
         self.legacy = legacy
+        self._names: dict[tuple[str, str], Any] = {}
 
     torch_dtype = staticmethod(torch_dtype)
     compact = staticmethod(compact)
@@ -80,17 +88,21 @@ class Reducer:
 
     def sorted_items(self, items: set[Any] | frozenset[Any]) -> tuple[Any, ...]:
         """A set's items in an order that is the same in every process."""
-        return tuple(sorted(items, key=lambda item: (type(item).__name__, repr(item))))
+        from pystatedict._ordering import in_order
+
+        return in_order(items, self.reduce)
 
     def reduce(self, obj: Any) -> Any:
         """How to write an object that is no plain container, number, text or array."""
         if isinstance(obj, StateDict):
             return self._state_dict(obj)
-        if isinstance(obj, _Own):
+        if isinstance(obj, Own):
             where = (str(obj.module), str(obj.name))
             return where if obj.args is None else _call(*where, *obj.args)
         if isinstance(obj, Opaque):
             return self._opaque(obj)
+        if isinstance(obj, TensorKey):
+            return self._key(obj)
         if isinstance(obj, TensorObject):
             return self._tensor_object(obj)
         if isinstance(obj, type):
@@ -99,8 +111,9 @@ class Reducer:
             return self._info(obj)
         if obj is Ellipsis or obj is NotImplemented:
             return _builtin("Ellipsis" if obj is Ellipsis else "NotImplemented")
-        if type(obj).__module__.split(".")[0] in ("numpy", "ml_dtypes"):
-            return _numpy(obj)  # before float, complex and str, which some scalars are, too
+        if type(obj).__module__.split(".")[0] in ("numpy", "ml_dtypes") or is_array(obj):
+            # Before float, complex and str, which some scalars are, too.
+            return _reducenumpy.reduce(obj)
         for kind in type(obj).__mro__:
             writer = _WRITERS.get(f"{kind.__module__}.{kind.__qualname__}")
             if writer is not None:
@@ -124,11 +137,46 @@ class Reducer:
                 f"the object holds an opaque {obj.qualified_name}, which torch would import when"
                 " it loads the file; save(..., opaque=True) writes it back as it was"
             )
+        module, name = obj.module, obj.name
+        if module is not None:
+            named = self._named(module, str(name))
+            module, name = named if isinstance(named, tuple) else (None, named)
         if obj.form == "global":
-            return (obj.module, obj.name)
-        args = obj.args if isinstance(obj.args, tuple) else ()
-        return (obj.form, obj.module, obj.name, args, obj.kwargs, obj.items or None,
+            return (module, name) if module is not None else _call(*_GETATTR, *name.args)
+        if not isinstance(obj.args, tuple):
+            raise TypeError(f"the arguments of an opaque {obj.qualified_name} are no tuple")
+        if module is None and not callable(name) and not isinstance(name, Opaque):
+            raise TypeError(f"the object holds a call of a {_kind_name(name)}")
+        return (obj.form, module, name, obj.args, obj.kwargs, obj.items or None,
                 tuple(obj.appends) or None, obj.state)  # fmt: skip
+
+    def _named(self, module: str, name: str) -> Any:
+        """(module, name), or for a class within a class the calls that fetch it.
+
+        A pickle of protocol 2 reads some names as Python 2's.
+        """
+        found = self._names.get((module, name))
+        if found is None:
+            first, *below = name.split(".")
+            found = spelled(module, first)
+            if found is None:
+                raise TypeError(
+                    f"the object holds an opaque {module}.{name}, and a pickle of protocol 2"
+                    f" has no way to name it: {module} was a module of Python 2"
+                )
+            for part in below:
+                owner = Own(*found) if isinstance(found, tuple) else found
+                found = Own(*_GETATTR, (owner, part))
+            self._names[module, name] = found
+        return found
+
+    def _key(self, obj: TensorKey) -> Any:
+        if torch_dtype(obj.array.dtype) is None or mark_of(obj.array) & NDARRAY:
+            raise TypeError(
+                f"a TensorKey of dtype {obj.array.dtype} cannot be saved: torch has no such"
+                " tensor, and NumPy's arrays are no keys"
+            )
+        return [obj.array]
 
     def _bits(self, obj: Any, own: int) -> int:
         """What is to be said of a tensor that is no array: flags, or its own bits."""
@@ -165,7 +213,7 @@ class Reducer:
             made = _sparse(obj)
         if not bits & PARAMETER or isinstance(obj, TensorSubclass):
             return made
-        inner = _Own(made[1], made[2], made[3])
+        inner = Own(made[1], made[2], made[3])
         flag = bool(bits & REQUIRES_GRAD)
         return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
 
@@ -192,8 +240,7 @@ class Reducer:
         return None
 
     def _refuse(self, obj: Any) -> None:
-        kind = type(obj)
-        name = f"{kind.__module__}.{kind.__qualname__}"
+        kind, name = type(obj), _kind_name(obj)
         if kind.__module__.split(".")[0] == "torch":
             raise TypeError(
                 f"cannot save a {name} without torch: give NumPy arrays, as in"
@@ -234,7 +281,7 @@ def _quantized(obj: QuantizedTensor, bits: int, scales: Any, zero_points: Any) -
 
 
 def _sparse(obj: SparseTensor) -> Call:
-    layout = _Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
+    layout = Own("torch.serialization", "_get_layout", (f"torch.{obj.layout}",))
     parts = (*obj.parts.values(), Size(obj.shape))
     if obj.layout == "sparse_coo":
         # Whether it is coalesced is told since torch 2.1; older ones read three parts only.
@@ -264,16 +311,16 @@ def _nested(obj: NestedTensor, bits: int) -> Call:
         "_lengths": parts.get("lengths"),
         "_metadata_cache": {},
     }
-    function, kind = _Own(where, "_rebuild_njt"), _Own(where, "NestedTensor")
+    function, kind = Own(where, "_rebuild_njt"), Own(where, "NestedTensor")
     return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, (told,), state)
 
 
 def _subclass(obj: TensorSubclass, bits: int) -> Call:
     module, _, name = obj.type.rpartition(".")
-    kind = _Own(module, name)
+    kind = Own(module, name)
     args = (kind, Dtype(f"torch.{obj.dtype}"), obj.shape, obj.stride, 0, Layout("torch.strided"),
             Device("cpu"), bool(bits & REQUIRES_GRAD))  # fmt: skip
-    function = _Own("torch._utils", "_rebuild_wrapper_subclass")
+    function = Own("torch._utils", "_rebuild_wrapper_subclass")
     return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, args, obj.state)
 
 
@@ -293,88 +340,74 @@ def _meta(info: TensorInfo, bits: int) -> Any:
     dtype, flag = Dtype(f"torch.{info.dtype}"), bool(bits & REQUIRES_GRAD)
     if not bits & PARAMETER:
         return _call("torch._utils", function, dtype, info.shape, info.stride, flag)
-    inner = _Own("torch._utils", function, (dtype, info.shape, info.stride, False))
+    inner = Own("torch._utils", function, (dtype, info.shape, info.stride, False))
     return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
 
 
-def _numpy(obj: Any) -> Any:
-    """Arrays whose dtype torch lacks, scalars and dtypes, as NumPy itself pickles them."""
-    import numpy as np
+# ------------------------------------------------------------------ the standard library
 
-    if isinstance(obj, np.dtype):
-        return _numpy_dtype(obj)
-    if isinstance(obj, np.ndarray):
-        return _numpy_array(obj)
-    if isinstance(obj, np.generic):
-        array = np.asarray(obj)
-        return _call("numpy.core.multiarray", "scalar", array.dtype, array.tobytes())
-    raise TypeError(f"cannot save a {type(obj).__name__} of NumPy")
+_GETATTR = ("__builtin__", "getattr")
 
 
-def _numpy_array(array: Any) -> Any:
-    import numpy as np
-
-    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    dtype = without_metadata(array.dtype)
-    data = list(array.flat) if dtype.hasobject else array.tobytes(order="F" if fortran else "C")
-    if dtype.hasobject:
-        if dtype != np.dtype(object):
-            raise TypeError("cannot save a structured array that holds Python objects")
-        fortran = False
-    state = (1, array.shape, dtype, bool(fortran), data)
-    array_type = _Own("numpy", "ndarray")
-    return _call("numpy.core.multiarray", "_reconstruct", array_type, (0,), b"b", state=state)
+def _as_standard(obj: Any, made: Any) -> None:
+    """Refuse to save a subclass as its standard class where that says less."""
+    if type(made) is not type(obj) and not made == obj:
+        raise TypeError(
+            f"cannot save a {_kind_name(obj)}: as a {_kind_name(made)} it would lose something"
+        )
 
 
-class _Own(Opaque):
-    """A name or call that this package itself writes, so it needs no leave."""
+def _of_datetime(name: str) -> Any:
+    def write(obj: Any) -> Call:
+        import datetime
 
-    __slots__ = ()
+        kind = getattr(datetime, name)
+        # The packed bytes, and the time zone if there is one; from protocol 4 on with the
+        # fold, which every Python 3 reads.  By the class's own method: a subclass may have
+        # another.
+        parts = kind.__reduce_ex__(obj, 4)[1] if name != "date" else kind.__reduce__(obj)[1]
+        _as_standard(obj, kind(*parts))
+        return _call("datetime", name, *parts)
 
-
-def _numpy_dtype(dtype: Any) -> Any:
-    import numpy as np
-
-    if dtype.type.__module__ == "ml_dtypes":
-        return _call("numpy", "dtype", _Own("ml_dtypes", dtype.name), False, True)
-    spec = dtype.str.lstrip("<>|=") if dtype.kind not in "mM" else f"{dtype.kind}8"
-    order = dtype.str[0]
-    state: tuple[Any, ...]
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        state = (3, "|", (base, shape), None, None, dtype.itemsize, dtype.alignment, 0)
-        spec = f"V{dtype.itemsize}"
-    elif dtype.names is not None:
-        fields = {name: tuple(dtype.fields[name][:2]) for name in dtype.names}
-        flags = 0x80 if dtype.isalignedstruct else 0
-        state = (3, "|", None, dtype.names, fields, dtype.itemsize, dtype.alignment, flags)
-        spec = f"V{dtype.itemsize}"
-    elif dtype.kind in "mM":
-        unit, count = np.datetime_data(dtype)
-        state = (4, order, None, None, None, -1, -1, 0, ({}, (unit.encode(), count, 1, 1)))
-    elif dtype.kind in "SUV":
-        size = dtype.itemsize
-        state = (3, order, None, None, None, size, dtype.alignment, 8 if dtype.kind == "U" else 0)
-    else:
-        flags = 63 if dtype.hasobject else 0
-        state = (3, order, None, None, None, -1, -1, flags)
-    return _call("numpy", "dtype", spec, False, True, state=state)
+    return write
 
 
-def _datetime(obj: Any) -> Any:
-    # The packed bytes, and the time zone if there is one; from protocol 4 on with the
-    # fold, which every Python 3 reads.
-    parts = obj.__reduce_ex__(4)[1]
-    return _call("datetime", type(obj).__name__, *parts)
+def _timedelta(obj: Any) -> Call:
+    import datetime
+
+    parts = (obj.days, obj.seconds, obj.microseconds)
+    _as_standard(obj, datetime.timedelta(*parts))
+    return _call("datetime", "timedelta", *parts)
 
 
-def _timezone(obj: Any) -> Any:
+def _timezone(obj: Any) -> Call:
     return _call("datetime", "timezone", *obj.__getinitargs__())
 
 
-def _path(obj: Any) -> Any:
-    name = type(obj).__name__
-    return _call("pathlib", name, *obj.parts)
+def _zone(obj: Any) -> Any:
+    if obj.key is None:
+        raise TypeError("cannot save a ZoneInfo that was read from a file: it has no name")
+    _, (key, from_cache) = obj.__reduce__()
+    fetch = Own(*_GETATTR, (Own("zoneinfo", "ZoneInfo"), "_unpickle"))
+    return ("reduce", None, fetch, (key, from_cache), None, None, None, None)
+
+
+def _path(obj: Any) -> Call:
+    standard = next(k for k in type(obj).__mro__ if k.__module__.partition(".")[0] == "pathlib")
+    _as_standard(obj, standard(*obj.parts))
+    return _call("pathlib", standard.__name__, *obj.parts)
+
+
+def _decimal(obj: Any) -> Call:
+    import decimal
+
+    return _call("decimal", "Decimal", decimal.Decimal.__str__(obj))
+
+
+def _uuid(obj: Any) -> Call:
+    state = {"int": obj.int}
+    safe = obj.is_safe.value
+    return _new("uuid", "UUID", state=state if safe is None else {**state, "is_safe": safe})
 
 
 def _counter(obj: Any) -> Any:
@@ -403,15 +436,17 @@ _WRITERS: dict[str, Any] = {
     "collections.Counter": _counter,
     "collections.defaultdict": _defaultdict,
     "collections.deque": _deque,
-    "datetime.datetime": _datetime,
-    "datetime.date": _datetime,
-    "datetime.time": _datetime,
-    "datetime.timedelta": lambda o: _call("datetime", "timedelta", o.days, o.seconds,
-                                          o.microseconds),
+    "datetime.datetime": _of_datetime("datetime"),
+    "datetime.date": _of_datetime("date"),
+    "datetime.time": _of_datetime("time"),
+    "datetime.timedelta": _timedelta,
     "datetime.timezone": _timezone,
-    "decimal.Decimal": lambda o: _call("decimal", "Decimal", str(o)),
-    "fractions.Fraction": lambda o: _call("fractions", "Fraction", str(o)),
-    "uuid.UUID": lambda o: _new("uuid", "UUID", state={"int": o.int}),
+    "zoneinfo.ZoneInfo": _zone,
+    "decimal.Decimal": _decimal,
+    # As integers: Python spells none of more than some thousand digits.
+    "fractions.Fraction": lambda o: _call("fractions", "Fraction", int(o.numerator),
+                                          int(o.denominator)),
+    "uuid.UUID": _uuid,
     "argparse.Namespace": lambda o: _new("argparse", "Namespace", state=dict(vars(o))),
     "types.SimpleNamespace": lambda o: _call("types", "SimpleNamespace", state=dict(vars(o))),
     "pathlib.PurePath": _path,
@@ -423,5 +458,8 @@ _WRITERS: dict[str, Any] = {
     "builtins.dict": lambda o: [dict(o)],
     "builtins.list": lambda o: [list(o)],
     "builtins.tuple": lambda o: [tuple(o)],
+    "builtins.set": lambda o: [set(o)],
+    "builtins.frozenset": lambda o: [frozenset(o)],
     "builtins.bytes": lambda o: [bytes(memoryview(o))],
+    "builtins.bytearray": lambda o: [bytearray(memoryview(o))],
 }  # fmt: skip

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pystatedict._checks import expect, raw_bytes, wrong
+from pystatedict._checks import Untold, expect, raw_bytes, tell, wrong
+from pystatedict._opaque import Unbuilt
+
+# Python itself spells and reads integers of so many digits, not of more.
+_DIGITS_MOST = 4300
 
 
 def make_path(name: str) -> Callable[..., Any]:
@@ -31,22 +35,30 @@ def make_datetime(kind: str, size: int) -> Callable[..., Any]:
     def make(state: Any = None, tz: Any = None) -> Any:
         import datetime
 
-        data = raw_bytes(state) if isinstance(state, str) else state
-        expect(isinstance(data, bytes) and len(data) == size, f"datetime.{kind}")
-        expect(tz is None or isinstance(tz, datetime.tzinfo), f"datetime.{kind}")
+        tell(isinstance(state, (bytes, str)))
+        data = raw_bytes(state, size, f"datetime.{kind}")
+        # A zone of another library tells its offsets by code that nobody runs here.
+        tell(tz is None or isinstance(tz, datetime.tzinfo))
         try:
             make_one = getattr(datetime, kind)
-            return make_one(data) if tz is None else make_one(data, tz)
+            made = make_one(data) if tz is None else make_one(data, tz)
+            # Python believes the bytes; numbers it checks.
+            told = {name: getattr(made, name) for name in _PARTS if hasattr(made, name)}
+            return make_one(**told)
         except (TypeError, ValueError):
             raise wrong(f"datetime.{kind}", "a day or hour that does not exist") from None
 
     return make
 
 
+_PARTS = ("year", "month", "day", "hour", "minute", "second", "microsecond", "tzinfo", "fold")
+
+
 def make_timedelta(*parts: Any) -> Any:
     import datetime
 
-    expect(len(parts) <= 3 and all(isinstance(p, (int, float)) for p in parts), "timedelta")
+    known = len(parts) <= 3 and all(type(p) in (int, float) for p in parts)
+    expect(known, "datetime.timedelta")
     try:
         return datetime.timedelta(*parts)
     except (OverflowError, ValueError):
@@ -64,25 +76,46 @@ def make_timezone(offset: Any = None, name: Any = None) -> Any:
         raise wrong("datetime.timezone", "an offset of more than a day") from None
 
 
+def make_zone(key: Any = None, from_cache: Any = None) -> Any:
+    """A zone by its name, out of this machine's own database of zones.
+
+    Nothing is imported to find it, so one that is not on the database's paths stays an
+    Opaque, as it does on a machine that has none.
+    """
+    import os
+    import re
+    import zoneinfo
+
+    expect(isinstance(key, str) and type(from_cache) in (int, bool), "zoneinfo.ZoneInfo")
+    tell(re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,3}", key, re.ASCII) is not None)
+    tell(any(os.path.isfile(os.path.join(path, key)) for path in zoneinfo.TZPATH))
+    try:
+        return zoneinfo.ZoneInfo(key) if from_cache else zoneinfo.ZoneInfo.no_cache(key)
+    except (OSError, ValueError, LookupError):
+        raise Untold from None  # a file there that is no zone
+
+
 def make_decimal(text: Any = "0") -> Any:
     import decimal
 
-    expect(isinstance(text, str) and len(text) < 5000, "decimal.Decimal")
+    expect(isinstance(text, str), "decimal.Decimal")
     try:
-        return decimal.Decimal(text)
+        return decimal.Decimal(text, decimal.Context(traps=[decimal.InvalidOperation]))
     except decimal.InvalidOperation:
         raise wrong("decimal.Decimal", "text that is no number") from None
 
 
 def make_fraction(*parts: Any) -> Any:
     import fractions
+    import re
 
-    if len(parts) == 1 and isinstance(parts[0], str) and len(parts[0]) < 5000:
-        top, _, bottom = parts[0].partition("/")
-        digits = top.lstrip("-").isdigit() and (not bottom or bottom.isdigit())
-        expect(digits, "fractions.Fraction")
-        parts = (int(top), int(bottom or 1))
-    expect(len(parts) == 2 and all(isinstance(p, int) for p in parts), "fractions.Fraction")
+    if len(parts) == 1 and isinstance(parts[0], str):
+        found = re.fullmatch(r"(-?[0-9]+)(?:/([0-9]+))?", parts[0])
+        expect(found is not None, "fractions.Fraction")
+        digits = [digit for digit in found.groups() if digit] if found else []
+        tell(all(len(digit) <= _DIGITS_MOST for digit in digits))
+        parts = (*map(int, digits), 1)[:2]
+    expect(len(parts) == 2 and all(type(p) is int for p in parts), "fractions.Fraction")
     expect(parts[1] != 0, "fractions.Fraction", "a denominator of zero")
     return fractions.Fraction(*parts)
 
@@ -90,20 +123,34 @@ def make_fraction(*parts: Any) -> Any:
 def make_namespace(*args: Any) -> Any:
     import argparse
 
-    expect(not args, "Namespace")
+    expect(not args, "argparse.Namespace")
     return argparse.Namespace()
 
 
 def make_simple_namespace(*args: Any) -> Any:
     import types
 
-    expect(not args, "SimpleNamespace")
+    expect(not args, "types.SimpleNamespace")
     return types.SimpleNamespace()
 
 
-def build_uuid(state: Any) -> Any:
-    import uuid
+class UnbuiltUUID(Unbuilt):
+    """A UUID until its state tells its number."""
 
-    number = state.get("int") if isinstance(state, dict) else None
-    expect(type(number) is int and 0 <= number < 1 << 128, "uuid.UUID")
-    return uuid.UUID(int=number)
+    __slots__ = ()
+
+    def build(self, state: Any) -> Any:
+        import uuid
+
+        number = state.get("int") if isinstance(state, dict) else None
+        expect(type(number) is int and 0 <= number < 1 << 128, "uuid.UUID")
+        safe = state.get("is_safe")
+        tell(safe is None or type(safe) is int)
+        try:
+            return uuid.UUID(int=number, is_safe=uuid.SafeUUID(safe))
+        except ValueError:
+            raise wrong("uuid.UUID", "a safety that does not exist") from None
+
+
+def make_uuid(*args: Any) -> Any:
+    return UnbuiltUUID("uuid", "UUID", args)

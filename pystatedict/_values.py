@@ -8,17 +8,20 @@ or a NumPy value is met.
 
 from __future__ import annotations
 
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pystatedict import _numpyvalues as _np
 from pystatedict import _stdvalues as _std
-from pystatedict._checks import check_hashes, check_key, expect, wrong
+from pystatedict._checks import Untold, check_hashes, expect, tell, wrong
 from pystatedict._dtypes import numpy_dtype, resolve
-from pystatedict._errors import UnsafePickleError, UnsupportedError
+from pystatedict._errors import CorruptError, NotACheckpointError, UnsafePickleError
 from pystatedict._globals import normalise
+from pystatedict._keys import as_key, hashable
 from pystatedict._marks import mark
-from pystatedict._opaque import Opaque, OpaqueModule
+from pystatedict._opaque import Opaque, OpaqueModule, Unbuilt
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
     NestedTensor,
@@ -33,22 +36,21 @@ if TYPE_CHECKING:
     from pystatedict._core import Archive, TensorInfo
 
 __all__ = [
-    "append_items", "attach_module", "attach_state", "build", "call", "composite", "global_value",
-    "mark", "numpy_dtype", "persistent", "quantized", "resolve", "set_items", "state_dict",
+    "append_items", "as_key", "attach_module", "attach_state", "build", "call", "composite",
+    "global_value", "mark", "numpy_dtype", "persistent", "quantized", "resolve", "set_items",
+    "state_dict",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------ containers
 
 
 def _ordered_dict(pairs: Any = ()) -> Any:
-    from collections import OrderedDict
-
     expect(isinstance(pairs, (list, tuple, dict)), "OrderedDict")
     found = list(pairs.items()) if isinstance(pairs, dict) else list(pairs)
     expect(all(isinstance(p, (list, tuple)) and len(p) == 2 for p in found), "OrderedDict")
     try:
         # Python 2 pickled the pairs as one argument, tensors and all.
-        items = [(check_key(k), v) for k, v in found]
+        items = [(hashable(k), v) for k, v in found]
         check_hashes([k for k, _ in items], {})
         if any(hasattr(v, "__array__") for _, v in items):
             return StateDict(items)
@@ -74,9 +76,8 @@ PLAIN_TYPES = frozenset(
 def _defaultdict(factory: Any = None) -> Any:
     from collections import defaultdict
 
-    if isinstance(factory, Opaque) or not (factory is None or isinstance(factory, type)):
-        # A factory of unknown name would be called on a missing key: leave it out.
-        return Opaque("collections", "defaultdict", (factory,))
+    # A factory of unknown name would be called on a missing key.
+    tell(factory is None or isinstance(factory, type))
     return defaultdict(factory)
 
 
@@ -84,7 +85,7 @@ def _deque(items: Any = (), maxlen: Any = None) -> Any:
     from collections import deque
 
     expect(isinstance(items, (list, tuple)), "deque")
-    expect(maxlen is None or (isinstance(maxlen, int) and maxlen >= 0), "deque")
+    expect(maxlen is None or (type(maxlen) is int and 0 <= maxlen <= sys.maxsize), "deque")
     return deque(items, maxlen)
 
 
@@ -92,7 +93,7 @@ def _hashed(kind: type) -> Callable[..., Any]:
     def make(items: Any = ()) -> Any:
         expect(isinstance(items, (list, tuple, set, frozenset)), kind.__name__)
         try:
-            checked = [check_key(item) for item in items]
+            checked = [hashable(item) for item in items]
             check_hashes(checked, {})
             return kind(checked)
         except TypeError:
@@ -114,7 +115,10 @@ def _sequence(kind: type) -> Callable[..., Any]:
 
 def _complex(real: Any = 0.0, imag: Any = 0.0) -> complex:
     expect(isinstance(real, (int, float)) and isinstance(imag, (int, float)), "complex")
-    return complex(real, imag)
+    try:
+        return complex(real, imag)
+    except OverflowError:
+        raise wrong("complex", "an integer that no float can hold") from None
 
 
 def _slice(*parts: Any) -> slice:
@@ -130,13 +134,17 @@ def _range(*parts: Any) -> range:
 
 def _bytes_like(kind: type) -> Callable[..., Any]:
     def make(data: Any = b"", encoding: Any = None) -> Any:
-        if isinstance(data, str) and encoding in ("latin-1", "latin1"):
+        if isinstance(data, str) and isinstance(encoding, str) and encoding in _LATIN1:
             return kind(_latin1(data, kind.__name__))  # bytearray of Python 2
         # A number would ask for that many zeros, of whatever size.
         expect(isinstance(data, (bytes, bytearray)) and encoding is None, kind.__name__)
         return kind(data)
 
     return make
+
+
+_LATIN1 = ("latin1", "latin-1", "iso-8859-1")
+_UTF8 = ("utf-8", "utf8")
 
 
 def _latin1(text: str, name: str) -> bytes:
@@ -148,13 +156,13 @@ def _latin1(text: str, name: str) -> bytes:
 
 def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
     """How protocol 2 spells bytes: ``_codecs.encode(text, 'latin1')``."""
-    expect(isinstance(text, str), "_codecs.encode")
-    if encoding not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "utf8"):
+    expect(isinstance(text, str) and isinstance(encoding, str), "_codecs.encode")
+    if encoding not in (*_LATIN1, *_UTF8):
         raise UnsafePickleError(
             f"the pickle asks for the codec {encoding!r}; only latin1 writes bytes",
             code="pickle-codec",
         )
-    if encoding in ("utf-8", "utf8"):
+    if encoding in _UTF8:
         return str(text).encode("utf-8", "surrogatepass")
     return _latin1(text, "_codecs.encode")
 
@@ -166,7 +174,8 @@ def _size(sizes: Any = ()) -> Size:
 
 
 def _device(kind: Any = None, index: Any = None) -> Device:
-    expect(isinstance(kind, str) and (index is None or type(index) is int), "torch.device")
+    known = index is None or (type(index) is int and abs(index) < 1 << 31)
+    expect(isinstance(kind, str) and known, "torch.device")
     return Device(kind if index is None else f"{kind}:{index}")
 
 
@@ -180,15 +189,39 @@ def _text(value: Any = "") -> str:
     return str(value)
 
 
-def _no_arguments_class(name: str) -> Callable[..., Any]:
+#: What stands before Tensor and Storage in the names of torch's classes
+_CLASS_DTYPES = {
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
+    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+    "Bool": "bool", "ComplexFloat": "complex64", "ComplexDouble": "complex128",
+    "": "float32", "Untyped": "uint8", "_Untyped": "uint8",
+}  # fmt: skip
+
+
+def _empty_class(name: str) -> Callable[..., Any] | None:
+    """torch.FloatTensor(), torch.FloatStorage(): nothing, or sizes of which one is 0."""
+    kind = name.removesuffix("Tensor").removesuffix("Storage")
+    if kind == name or kind not in _CLASS_DTYPES:
+        return None
+
     def make(*args: Any) -> Any:
-        # A number would ask torch for a tensor or storage of that many elements.
-        expect(not args, name, "a size of its own choosing")
-        raise UnsupportedError(
-            f"an empty {name} without a state is not read by this version", code="tensor-layout"
-        )
+        import numpy as np
+
+        sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
+        tell(all(type(size) is int for size in sizes))
+        # Another number would ask torch for that many elements, of any value.
+        empty = len(sizes) <= 32 and (not sizes or 0 in sizes)
+        expect(empty and all(0 <= size < 1 << 31 for size in sizes), name, "sizes of its own")
+        try:
+            return np.empty(sizes or (0,), numpy_dtype(_CLASS_DTYPES[kind]))
+        except ValueError:
+            raise wrong(name, "sizes of its own") from None
 
     return make
+
+
+def _no_array(*_: Any) -> Any:
+    raise wrong("numpy.ndarray", "a shape of its own choosing")
 
 
 # ------------------------------------------------------------------ the lists
@@ -198,25 +231,55 @@ def _load_from_bytes(data: Any = b"") -> Any:
     """Bytes that hold no storage of a tensor: torch would load whatever they are."""
     from pystatedict._scan import scan
 
-    expect(isinstance(data, (bytes, bytearray)), "torch.storage._load_from_bytes")
-    named = [str(use) for use in scan(bytes(data)) if use.verdict == "dangerous"]
+    name = "torch.storage._load_from_bytes"
+    expect(isinstance(data, (bytes, bytearray)), name)
+    try:
+        named = [str(use) for use in scan(bytes(data)) if use.verdict == "dangerous"]
+    except NotACheckpointError:
+        raise wrong(name, "bytes that are no checkpoint") from None
     if named:
         raise UnsafePickleError(
             "a pickle within the pickle asks for code; nothing was run",
             code="dangerous-global",
             globals=named,
         )
-    return Opaque("torch.storage", "_load_from_bytes", (data,))
+    return _Scanned("torch.storage", "_load_from_bytes", (data,))
+
+
+class _Scanned(Opaque):
+    """An Opaque that took work to make: the core counts its argument as if it were copied."""
+
+    __slots__ = ()
 
 
 def _from_numpy(data: Any = None, dtype: Any = None, *_: Any) -> Any:
     """A tensor of a device that gives its values as a NumPy array: (array, dtype, device, flag)."""
-    expect(hasattr(data, "__array__") and isinstance(dtype, Dtype), "torch._utils", "no array")
-    return data.astype(numpy_dtype(str(dtype).removeprefix("torch.")))
+    import numpy as np
+
+    known = type(data) is np.ndarray and isinstance(dtype, Dtype)
+    expect(known and data.dtype.kind in "biufcV" and data.dtype.names is None, "torch._utils")
+    try:
+        with np.errstate(all="ignore"):
+            return data.astype(numpy_dtype(str(dtype).removeprefix("torch.")))
+    except (TypeError, ValueError):
+        raise wrong("torch._utils", "an array that is not of numbers") from None
 
 
 def _first(value: Any = None, *_: Any) -> Any:
     return value
+
+
+def _attribute(owner: Any = None, name: Any = None, *default: Any) -> Any:
+    """``getattr(Outer, "Inner")``, as protocols below 4 spell a class within a class."""
+    known = isinstance(owner, Opaque) and owner.form == "global" and not default
+    tell(known and type(name) is str and name.isidentifier())
+    dotted = f"{owner.name}.{name}"
+    tell(len(dotted) <= _DOTTED_MOST)
+    return Opaque(owner.module, dotted)
+
+
+# Each step would copy a longer name.
+_DOTTED_MOST = 1000
 
 
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
@@ -235,6 +298,7 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "range"): _range,
     ("builtins", "bytes"): _bytes_like(bytes),
     ("builtins", "bytearray"): _bytes_like(bytearray),
+    ("builtins", "getattr"): _attribute,
     ("_codecs", "encode"): _encode,
     ("torch", "Size"): _size,
     ("torch", "device"): _device,
@@ -247,13 +311,16 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("datetime", "time"): _std.make_datetime("time", 6),
     ("datetime", "timedelta"): _std.make_timedelta,
     ("datetime", "timezone"): _std.make_timezone,
+    ("zoneinfo", "ZoneInfo._unpickle"): _std.make_zone,
     ("decimal", "Decimal"): _std.make_decimal,
     ("fractions", "Fraction"): _std.make_fraction,
+    ("uuid", "UUID"): _std.make_uuid,
     **{("pathlib", name): _std.make_path(name) for name in _PATHS},
     **{("pathlib._local", name): _std.make_path(name) for name in _PATHS},
     ("numpy", "dtype"): _np.dtype,
-    ("numpy", "ndarray"): _no_arguments_class("numpy.ndarray"),
-    ("torch", "Tensor"): _no_arguments_class("torch.Tensor"),
+    ("numpy", "ndarray"): _no_array,
+    ("numpy.ma.core", "_mareconstruct"): _np.masked_reconstruct,
+    ("numpy._core._internal", "_convert_to_stringdtype_kwargs"): _np.string_dtype,
     ("torch._utils", "_rebuild_xla_tensor"): _from_numpy,
     ("torch._utils", "_rebuild_device_tensor_from_numpy"): _from_numpy,
     ("torch.storage", "_load_from_bytes"): _load_from_bytes,
@@ -285,10 +352,6 @@ _CONSTANTS: dict[tuple[str, str], Any] = {
 }
 
 
-def _torch_class(name: str) -> bool:
-    return name.endswith(("Tensor", "Storage"))
-
-
 # ------------------------------------------------------------------ what the core calls
 
 
@@ -307,16 +370,13 @@ def quantized(
     zero_points: Any, axis: int,
 ) -> QuantizedTensor:  # fmt: skip
     """Integers with what makes reals of them."""
-    import numpy as np
-
     packed = info.dtype in ("quint4x2", "quint2x4")
     shape = info.shape if packed else None
     if scheme == "per_tensor_affine":
         made = QuantizedTensor(array, info.dtype, scale=scale, zero_point=zero_point, shape=shape)
     else:
-        # Old files tell them as lists.
-        scales = np.array(scales, "f8") if isinstance(scales, list) else scales
-        zeros = np.array(zero_points, "i8") if isinstance(zero_points, list) else zero_points
+        scales = _numbers(scales, "f8", (int, float), info.shape[axis])
+        zeros = _numbers(zero_points, "i8", (int,), info.shape[axis])
         made = QuantizedTensor(
             array, info.dtype, scales=scales, zero_points=zeros, axis=axis, shape=shape
         )
@@ -324,6 +384,17 @@ def quantized(
         made._offset, made._strides = info.storage_offset, info.stride
     _flag(made, info)
     return made
+
+
+def _numbers(told: Any, dtype: str, kinds: tuple[type, ...], count: int) -> Any:
+    """An array; old files tell lists, which could be filled only later."""
+    import numpy as np
+
+    if not isinstance(told, list):
+        return told
+    known = len(told) == count and all(type(number) in kinds for number in told)
+    expect(known, "torch._utils._rebuild_qtensor", "scales that are no numbers")
+    return np.array(told, dtype)
 
 
 def composite(info: TensorInfo, parts: dict[str, Any], state: Any, coalesced: int) -> TensorObject:
@@ -361,11 +432,11 @@ def attach_state(target: StateDict, name: Any, state: dict[Any, Any]) -> None:
         target.tensor_attributes[name] = state
 
 
-def global_value(module: str, name: str) -> Any:
+def global_value(module: str, name: str, protocol: int) -> Any:
     """A name that is the value itself, such as a dtype."""
     from pystatedict._core import DTYPES
 
-    module, name = normalise(module, name)
+    module, name = normalise(module, name, protocol)
     if module == "torch":
         if name in DTYPES:
             return Dtype(f"torch.{name}")
@@ -375,36 +446,62 @@ def global_value(module: str, name: str) -> Any:
     return Opaque(module, name) if found is None else found
 
 
-def call(form: str, module: str | None, name: Any, args: Any, kwargs: Any) -> Any:
-    """The result of REDUCE or NEWOBJ: a plain value, or an Opaque."""
-    if module is None:
-        return Opaque(None, name, args, kwargs, form)
-    where = normalise(module, str(name))
-    make = _CALLS.get(where)
-    if where[0] == "copyreg":
-        spelled = _spelled_out(where[1], args)
+def call(form: str, module: str | None, name: Any, args: Any, kwargs: Any, protocol: int) -> Any:
+    """The result of REDUCE or NEWOBJ: a plain value, or an Opaque.
+
+    A callable that is no plain name stands in `name`, and `module` is None.
+    """
+    if not isinstance(args, tuple):
+        raise wrong(f"{module}.{name}" if module else "an object", "arguments that are no tuple")
+    if module is not None:
+        return _call(form, *normalise(module, name, protocol), args, kwargs)
+    if isinstance(name, Opaque) and name.form == "global" and type(name.name) is str:
+        return _call(form, str(name.module), name.name, args, kwargs)  # of a dotted name
+    return Opaque(None, name, args, kwargs, form)
+
+
+def _call(form: str, module: str, name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
+    if module == "copyreg":
+        spelled = _spelled_out(name, args)
         if spelled is not None:
-            return call("newobj", args[0].module, args[0].name, *spelled)
+            form, module, name, args, kwargs = ("newobj", args[0].module, args[0].name, *spelled)
+    make = _CALLS.get((module, name))
+    if make is None and module in _TORCH_CLASSES:
+        make = _empty_class(name)
     if make is None:
-        if where[0] in ("torch", "torch.cuda", "torch.storage") and _torch_class(where[1]):
-            make = _no_arguments_class(".".join(where))
-        elif where == ("uuid", "UUID"):
-            return Opaque("uuid", "UUID", args, kwargs, form)
-        else:
-            return Opaque(*where, args, kwargs, form)
-    expect(isinstance(args, tuple) and not kwargs, ".".join(where))
+        return Opaque(module, name, args, kwargs, form)
+    full = f"{module}.{name}"
+    try:
+        expect(not kwargs, full)
+        made = _made(make, full, args)
+    except Untold:
+        return Opaque(module, name, args, kwargs, form)
+    except CorruptError:
+        # A class of somebody's own may well be a text or a number; NumPy is given names.
+        if module[:5] != "numpy" and any(isinstance(arg, Opaque) for arg in args):
+            return Opaque(module, name, args, kwargs, form)
+        raise
+    if isinstance(made, Unbuilt):
+        made.form = form
+    return made
+
+
+_TORCH_CLASSES = ("torch", "torch.cuda", "torch.storage")
+
+
+def _made(make: Callable[..., Any], full: str, args: tuple[Any, ...]) -> Any:
     try:
         return make(*args)
     except TypeError:
-        raise wrong(".".join(where), "a wrong number of arguments") from None
+        raise wrong(full, "a wrong number of arguments") from None
 
 
-def _spelled_out(name: str, args: Any) -> tuple[tuple[Any, ...], Any] | None:
+def _spelled_out(name: str, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any] | None:
     """``cls.__new__(cls, *args, **kwargs)`` as older protocols say it: (args, kwargs)."""
-    known = isinstance(args, tuple) and len(args) > 0 and isinstance(args[0], Opaque)
+    known = len(args) > 0 and isinstance(args[0], Opaque)
     if not known or args[0].form != "global" or args[0].module == "copyreg":
         return None
-    if name == "_reconstructor" and args[1:] == (object, None):
+    if name == "_reconstructor" and len(args) == 3 and args[1] is object and args[2] is None:
         return (), None
     if name == "__newobj__":
         return args[1:], None
@@ -416,37 +513,49 @@ def _spelled_out(name: str, args: Any) -> tuple[tuple[Any, ...], Any] | None:
 
 def build(target: Any, state: Any) -> Any:
     """The object once BUILD has told its state; may be another object."""
+    if isinstance(target, Unbuilt):
+        try:
+            return target.build(state)
+        except Untold:
+            opaque: Any = target
+            opaque.__class__ = Opaque  # and nothing more is to be told of it
     if isinstance(target, Opaque):
-        if target.name == "_reconstruct" and target.module == "numpy._core.multiarray":
-            return _np.build_array(state)
-        if (target.module, target.name) == ("uuid", "UUID"):
-            return _std.build_uuid(state)
         target.state = state
         return target
+    if type(target) is OrderedDict:  # Python 2 told the pairs before the attributes
+        target = StateDict(target)
     if isinstance(target, StateDict):
         target._set_attributes(state)
         return target
-    kind = type(target).__name__
-    if kind in ("Namespace", "SimpleNamespace"):
-        expect(isinstance(state, dict) and all(type(k) is str for k in state), kind, "no state")
+    return _built(target, state, f"{type(target).__module__}.{type(target).__name__}")
+
+
+def _built(target: Any, state: Any, name: str) -> Any:
+    if name in ("argparse.Namespace", "types.SimpleNamespace"):
+        expect(isinstance(state, dict) and all(type(k) is str for k in state), name, "no state")
+        if any(key.startswith("__") for key in state):
+            # NumPy, for one, believes what an object's __array_interface__ says of memory.
+            form = "newobj" if name == "argparse.Namespace" else "reduce"
+            module, _, kind = name.partition(".")
+            opaque = Opaque(module, kind, (), None, form)
+            opaque.state = state
+            return opaque
         target.__dict__.update(state)
         return target
-    if kind.endswith("dtype") or kind.startswith("dtype[") or "DType" in kind:
-        return _np.build_dtype(target, state)
-    if isinstance(target, str) and isinstance(state, dict):
+    if name == "numpy.ndarray":
+        return _np.build_array(target, state)
+    if _np.is_dtype(target):
+        return _np.built_dtype(target, state)
+    if type(target) is str and isinstance(state, dict):
         return target  # attributes of a TorchVersion: none that is known
-    opaque = Opaque(type(target).__module__, kind, ())
-    opaque.state = state
-    if isinstance(target, dict):
-        opaque.items = dict(target)
-    return opaque
+    raise wrong(name, "a state that it cannot have")
 
 
 def set_items(target: Any, flat: list[Any]) -> None:
     """SETITEMS on something that is no dict: key, value, key, value, ..."""
     expect(isinstance(target, Opaque), type(target).__name__, "items that it cannot hold")
     try:
-        keys = [check_key(key) for key in flat[::2]]
+        keys = [hashable(key) for key in flat[::2]]
         check_hashes(keys, target._hashes)
         target.items.update(zip(keys, flat[1::2], strict=True))
     except TypeError:

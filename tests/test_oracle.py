@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import array
+import collections
+import dataclasses
+import enum
+import functools
 import io
 import pathlib
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -477,6 +483,125 @@ def test_protocols_of_torch(protocol: int) -> None:
     same_nest(dict(sd["model"]), dict(model.state_dict()))
     assert sd["n"] == 1 << 70
     assert sd["model"].metadata == model.state_dict()._metadata
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=str)
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.filterwarnings("ignore")
+def test_whole_optimizer(options: dict[str, Any], protocol: int) -> None:
+    """torch.save(optimizer, f): its state is kept by the parameters themselves."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    data = torch_saved(optimizer, pickle_protocol=protocol, **options)
+    ours = psd.load(data)
+    assert isinstance(ours, psd.Opaque)
+    weight, bias = ours.state["param_groups"][0]["params"]
+    same_tensor(weight, model.weight.detach())
+    buffer = ours.state["state"][psd.TensorKey(weight)]["momentum_buffer"]
+    same_tensor(buffer, optimizer.state[model.weight]["momentum_buffer"])
+    assert list(ours.state["state"]) == [psd.TensorKey(weight), psd.TensorKey(bias)]
+    again = torch.load(io.BytesIO(kit.saved(ours, opaque=True)), weights_only=False)
+    parameters = again.param_groups[0]["params"]
+    assert [id(key) for key in again.state] == [id(p) for p in parameters]
+    assert [type(key) for key in again.state] == [torch.nn.Parameter] * 2
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    again.step()
+    assert torch.equal(again.state[parameters[1]]["momentum_buffer"], torch.full((2,), 1.9))
+
+
+def test_tensors_as_keys_and_items() -> None:
+    tensor = torch.ones(2)
+    values = {"d": {tensor: 1}, "s": {tensor, "x"}, "f": {(tensor, 2): 3}, "t": tensor}
+    ours = psd.load(torch_saved(values))
+    key = psd.TensorKey(ours["t"])
+    assert (ours["d"], ours["s"], ours["f"]) == ({key: 1}, {key, "x"}, {(key, 2): 3})
+    again = torch_loaded(kit.saved(ours))
+    assert again["d"] == {again["t"]: 1}
+    assert any(item is again["t"] for item in again["s"])
+
+
+class Kind(enum.Enum):
+    ONE = 1
+
+
+class Level(enum.IntEnum):
+    TWO = 2
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float
+    inner: Any = None
+
+    class Inner:
+        def __eq__(self, other: object) -> bool:
+            return type(other) is Settings.Inner
+
+        __hash__ = None  # type: ignore[assignment]
+
+
+class Note(str):
+    __slots__ = ()
+
+
+class Names(dict):
+    pass
+
+
+def of_all_kinds() -> dict[str, Any]:
+    names = Names(a=1)
+    names.note = "kept"
+    ordered = OrderedDict(a=1)
+    ordered.note = "kept"
+    return {
+        "enum": Kind.ONE, "integers": Level.TWO, "pair": Pair(1, [2]), "data": Settings(0.1),
+        "inner": Settings.Inner(), "class": Settings.Inner, "text": Note("a"), "names": names,
+        "ordered": ordered, "partial": functools.partial(int, base=2), "error": ValueError("a"),
+        "array": array.array("i", [1, 2]), "pattern": re.compile("a.b"), "function": len,
+        "user": collections.UserDict(a=1), "chain": collections.ChainMap({"a": 1}, {"b": 2}),
+        "type": np.float32, "dtype": np.dtype("f4"), "random": np.random.RandomState(3),
+        "generator": np.random.default_rng(3), "torch's": torch.Generator().manual_seed(5),
+        "size": torch.Size([1, 2]), "device": torch.device("cuda:3"), "layout": torch.sparse_csr,
+        "scheme": torch.per_tensor_affine, "element": torch.float8_e5m2, "empty": torch.Tensor(),
+        "factory": collections.defaultdict(Pair, a=1), "long": -(1 << 5000),
+        "range": range(1 << 99), "complex": complex("nan+infj"),
+        "sets": {frozenset({1, (2, "x")}), "a"},
+    }  # fmt: skip
+
+
+def same_object(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (np.random.RandomState, np.random.Generator)):
+        return a.random() == b.random()
+    if isinstance(a, torch.Generator):
+        return torch.equal(a.get_state(), b.get_state())
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, functools.partial):
+        return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
+    if isinstance(a, (complex, Exception)):
+        return repr(a) == repr(b)
+    return bool(a == b and getattr(a, "note", None) == getattr(b, "note", None))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", sorted(of_all_kinds()))
+@pytest.mark.filterwarnings("ignore")
+def test_objects_of_all_kinds_come_back(name: str, protocol: int) -> None:
+    """Known or opaque: torch reads from what is saved what it had written."""
+    value = of_all_kinds()[name]
+    ours = psd.load(torch_saved({"v": value}, pickle_protocol=protocol))
+    saved = kit.saved(ours, opaque=True)
+    again = torch.load(io.BytesIO(saved), weights_only=False)
+    assert same_object(value, again["v"])
+    assert kit.saved(psd.load(saved), opaque=True) == saved
 
 
 # ------------------------------------------------------------------ odd tensors

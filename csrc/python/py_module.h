@@ -182,6 +182,9 @@ void py_cost_clear(py_cost *cost);
 const char *py_cost_of_key(py_cost *cost, const psd_pool *pool, psd_ref target,
                            psd_ref ref, PyObject *key);
 
+/* Count the bytes of an array that was made: NULL, or such a sentence. */
+const char *py_cost_of_array(py_cost *cost, uint64_t size);
+
 /* Count the copying of a value and of what it holds: NULL, or such a sentence. */
 const char *py_cost_of_copy(py_cost *cost, const psd_pool *pool, psd_ref ref);
 

@@ -285,24 +285,21 @@ make_tuple(reader *r, const psd_value *v)
     return tuple;
 }
 
-static bool check_key(reader *r, psd_ref target, psd_ref ref);
-static bool key_failed(reader *r);
+static PyObject *key_at(reader *r, psd_ref target, psd_ref ref);
 
 static PyObject *
 make_frozenset(reader *r, psd_ref ref)
 {
     const psd_value *v = psd_value_at(r->pool, ref);
-    for (uint32_t i = 0; i < v->count; i++) {
-        if (!check_key(r, ref, v->as.items[i])) {
-            return NULL;
+    PyObject *tuple = PyTuple_New((Py_ssize_t)v->count);
+    for (uint32_t i = 0; tuple != NULL && i < v->count; i++) {
+        PyObject *item = key_at(r, ref, v->as.items[i]);
+        if (item == NULL || PyTuple_SetItem(tuple, (Py_ssize_t)i, item) < 0) {
+            Py_CLEAR(tuple);
         }
     }
-    PyObject *tuple = make_tuple(r, v);
     PyObject *set = tuple == NULL ? NULL : PyFrozenSet_New(tuple);
     Py_XDECREF(tuple);
-    if (set == NULL) {
-        (void)key_failed(r);
-    }
     return set;
 }
 
@@ -312,7 +309,8 @@ make_global(reader *r, const psd_global *g)
     PyObject *module = py_text(g->module), *name = py_text(g->name);
     PyObject *object = NULL;
     if (module != NULL && name != NULL) {
-        object = PyObject_CallMethod(r->values, "global_value", "OO", module, name);
+        object = PyObject_CallMethod(r->values, "global_value", "OOi", module, name,
+                                     (int)r->archive->core.pickle.protocol);
     }
     Py_XDECREF(module);
     Py_XDECREF(name);
@@ -328,6 +326,31 @@ charged(reader *r, const psd_call *call, PyObject *object, psd_ref ref)
         return object;
     }
     const char *sentence = py_cost_of_copy(&r->cost, r->pool, ref);
+    if (sentence == NULL) {
+        return object;
+    }
+    Py_DECREF(object);
+    return corrupt(r, call->position, PSD_LIMIT, sentence);
+}
+
+/* Count the memory of an array that was made of a state: the rows of a structured one
+ * can be far larger than what the pickle tells of them.  Steals `object` likewise. */
+static PyObject *
+charged_array(reader *r, const psd_call *call, PyObject *object)
+{
+    py_array_view view;
+    int looked = object == NULL ? 0 : py_array_look(object, &view);
+    if (looked <= 0) {
+        if (looked < 0) {
+            Py_CLEAR(object);
+        }
+        return object;
+    }
+    uint64_t size = (uint64_t)view.itemsize;
+    for (int i = 0; i < view.rank; i++) {
+        size *= (uint64_t)view.shape[i]; /* NumPy has allocated it: it fits */
+    }
+    const char *sentence = py_cost_of_array(&r->cost, size);
     if (sentence == NULL) {
         return object;
     }
@@ -355,9 +378,10 @@ make_call(reader *r, const psd_call *call)
         name = Py_NewRef(object_at(r, call->callable));
     }
     if (module != NULL && name != NULL) {
-        object = PyObject_CallMethod(r->values, "call", "sOOOO", forms[call->form],
+        object = PyObject_CallMethod(r->values, "call", "sOOOOi", forms[call->form],
                                      module, name, object_at(r, call->args),
-                                     object_at(r, call->kwargs));
+                                     object_at(r, call->kwargs),
+                                     (int)r->archive->core.pickle.protocol);
     }
     Py_XDECREF(module);
     Py_XDECREF(name);
@@ -481,26 +505,39 @@ make(reader *r, psd_ref ref)
 
 /* ---------------------------------------------------------------- keys */
 
-static bool
-check_key(reader *r, psd_ref target, psd_ref ref)
-{
-    const char *sentence =
-        py_cost_of_key(&r->cost, r->pool, target, ref, object_at(r, ref));
-    if (sentence != NULL) {
-        corrupt(r, 0, PSD_LIMIT, sentence);
-    }
-    return sentence == NULL;
-}
-
 /* An unhashable key is the file's fault, not the caller's. */
-static bool
+static PyObject *
 key_failed(reader *r)
 {
     if (PyErr_ExceptionMatches(PyExc_TypeError)) {
         PyErr_Clear();
         corrupt(r, 0, PSD_PICKLE, "a key of a dict or set cannot be hashed");
     }
-    return false;
+    return NULL;
+}
+
+/* The object as a key of `target`, a new reference.  torch hashes tensors by identity;
+ * NumPy hashes no arrays, so the Python side gives something that stands for them. */
+static PyObject *
+key_at(reader *r, psd_ref target, psd_ref ref)
+{
+    PyObject *key = object_at(r, ref);
+    const char *sentence = py_cost_of_key(&r->cost, r->pool, target, ref, key);
+    if (sentence != NULL) {
+        return corrupt(r, 0, PSD_LIMIT, sentence);
+    }
+    if (PyObject_Hash(key) != -1) {
+        return Py_NewRef(key);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+        return NULL;
+    }
+    PyErr_Clear();
+    PyObject *instead = PyObject_CallMethod(r->values, "as_key", "(O)", key);
+    if (instead != NULL && PyObject_Hash(instead) == -1) {
+        Py_CLEAR(instead);
+    }
+    return instead != NULL ? instead : key_failed(r);
 }
 
 /* ---------------------------------------------------------------- events */
@@ -541,16 +578,14 @@ fill_dict(reader *r, const psd_event *e, PyObject *target)
     /* OrderedDict keeps an order of its own, which PyDict_SetItem would pass by. */
     bool direct = PyDict_CheckExact(target) || r->holds[e->target];
     for (uint32_t i = 0; i + 1 < e->count; i += 2) {
-        PyObject *key = object_at(r, refs[i]), *value = object_at(r, refs[i + 1]);
-        if (!check_key(r, e->target, refs[i])) {
-            return false;
-        }
-        int failed = direct ? PyDict_SetItem(target, key, value)
-                            : PyObject_SetItem(target, key, value);
-        if (failed != 0) {
-            return key_failed(r);
-        }
-        if (r->holds[e->target] && !attach_state(r, refs[i + 1], target, key)) {
+        PyObject *key = key_at(r, e->target, refs[i]);
+        PyObject *value = object_at(r, refs[i + 1]);
+        bool done = key != NULL && (direct ? PyDict_SetItem(target, key, value)
+                                           : PyObject_SetItem(target, key, value)) == 0;
+        done =
+            done && (!r->holds[e->target] || attach_state(r, refs[i + 1], target, key));
+        Py_XDECREF(key);
+        if (!done) {
             return false;
         }
     }
@@ -562,11 +597,11 @@ fill_set(reader *r, const psd_event *e, PyObject *target)
 {
     const psd_ref *refs = event_refs(r, e);
     for (uint32_t i = 0; i < e->count; i++) {
-        if (!check_key(r, e->target, refs[i])) {
+        PyObject *key = key_at(r, e->target, refs[i]);
+        bool done = key != NULL && PySet_Add(target, key) == 0;
+        Py_XDECREF(key);
+        if (!done) {
             return false;
-        }
-        if (PySet_Add(target, object_at(r, refs[i])) < 0) {
-            return key_failed(r);
         }
     }
     return true;
@@ -616,7 +651,7 @@ build(reader *r, const psd_event *e, PyObject *target)
     }
     PyObject *built =
         PyObject_CallMethod(r->values, "build", "OO", target, object_at(r, e->first));
-    built = charged(r, call, built, e->first);
+    built = charged_array(r, call, charged(r, call, built, e->first));
     if (built == NULL) {
         return false;
     }
@@ -642,8 +677,8 @@ apply(reader *r, const psd_event *e)
         if (PyList_CheckExact(target)) {
             return fill_list(r, e, target);
         }
-        return PyAnySet_CheckExact(target) ? fill_set(r, e, target)
-                                           : fill_other(r, e, target);
+        return Py_IS_TYPE(target, &PySet_Type) ? fill_set(r, e, target)
+                                               : fill_other(r, e, target);
     }
 }
 

@@ -175,13 +175,6 @@ test_names_of_python_2(void)
                       "ccollections\nOrderedDict\n((ltR",
                       "ccollections\nOrderedDict\n((l(lS'0'\na" SIMPLE "aatR", ""),
           "w:p 0.weight:p | =1 0=1 ");
-    /* A list in which something else stands is none of pairs. */
-    GIVES(
-        MODULE_WITH(
-            NET,
-            "ccollections\nOrderedDict\n((lNa(lS'w'\naa(lS'v'\na" PARAMETER("0") "aatR",
-            "ccollections\nOrderedDict\n(NtR", "ccollections\nOrderedDict\nNR", ""),
-        "| =1 ");
 }
 
 static void
