@@ -559,7 +559,12 @@ def test_interrupted(model, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(_cli, "_ls", interrupt)
-    assert _cli.main(["ls", model]) == 130
+    # A shell starts what runs in its background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert _cli.main(["ls", model]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------ errors

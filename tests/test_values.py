@@ -9,6 +9,7 @@ import decimal
 import enum
 import fractions
 import gc
+import os
 import pathlib
 import pickle
 import subprocess
@@ -934,7 +935,7 @@ def test_sets_are_written_in_one_order_by_every_process() -> None:
         more = f"junk = [object() for _ in range({int(seed) % 7919})]\n"
         done = subprocess.run(
             [sys.executable, "-c", more + ORDERS],
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
