@@ -389,9 +389,8 @@ _MODULES_AT_ALL = _words(
     "torch.utils.model_dump torch.utils.model_zoo torch.utils.tensorboard "
     "torch.utils._config_module torch.utils._cpp_extension_versioner "
     "torch.utils.data.datapipes.utils.decoder torch._inductor "
-    "torch._dynamo.bytecode_transformation torch._dynamo.codegen torch._dynamo.convert_frame "
-    "torch._dynamo.debug_utils "
-    "torch._dynamo.guards torch._dynamo.package torch._dynamo.precompile_context "
+    "torch._dynamo.bytecode_transformation torch._dynamo.codegen "
+    "torch._dynamo.debug_utils torch._dynamo.guards torch._dynamo.package torch._dynamo.precompile_context "
     "torch._dynamo.repro torch._dynamo.test_case torch._dynamo.testing "
     "torch._export.serde torch.export.pt2_archive torch.fx.experimental.symbolic_shapes "
     "numpy.compat numpy.ctypeslib numpy.distutils numpy.f2py numpy.testing numpy._pytesttester "
@@ -406,6 +405,11 @@ _ALL_BUT: dict[str, frozenset[str]] = {
         "Signature Parameter BoundArguments _ParameterKind _empty _void ArgSpec FullArgSpec "
         "ArgInfo Arguments Attribute"
     ),
+    # parts of compiled modules, which compile nothing by being made
+    "torch._dynamo.convert_frame": _words(
+        "CatchErrorsWrapper ConvertFrame ConvertFrameAssert ConvertFrameBox"
+    ),
+    "torch._dynamo.repro.after_dynamo": frozenset({"WrapBackendDebug"}),
 }
 
 # Modules with harmless names too, or that people also call their own modules.  A name
@@ -600,8 +604,8 @@ def _dangerous(module: str, name: str) -> bool:
     if parts[0] in _NAMES_OF.get(module, ()):
         return True
     harmless = _ALL_BUT.get(module)
-    if harmless is not None and parts[0] not in harmless:
-        return True
+    if harmless is not None:
+        return parts[0] not in harmless or any(leads_on(part) for part in parts)
     if not _CARRIED.isdisjoint(module.split(".")[1:]):
         return True
     while module:

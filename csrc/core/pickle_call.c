@@ -222,7 +222,12 @@ psd_machine_build(psd_machine *m)
         return psd_machine_fail_stack(m, 2);
     }
     m->depth--;
-    if (psd_machine_kind_at(m, m->depth - 1) != PSD_KIND_CALL) {
+    psd_kind target = psd_machine_kind_at(m, m->depth - 1);
+    if (target == PSD_KIND_GLOBAL) {
+        return psd_machine_fail(m, PSD_CALL,
+                                "a state for a global, which changes what it names");
+    }
+    if (target != PSD_KIND_CALL) {
         return psd_machine_fail(m, PSD_PICKLE,
                                 "a state for a value that no call has made");
     }
