@@ -137,7 +137,7 @@ typedef struct {
  *
  *   PSD_PICKLE_END  the program ends before STOP or within an operand
  *   PSD_PICKLE      it contradicts itself
- *   PSD_OPCODE, PSD_EXTENSION, PSD_LIMIT, PSD_NO_MEMORY
+ *   PSD_OPCODE, PSD_EXTENSION, PSD_CALL, PSD_LIMIT, PSD_NO_MEMORY
  */
 PSD_CHECKED psd_status psd_pickle_read(psd_span program, uint64_t base,
                                        const psd_limits *limits, psd_hash_key key,

@@ -245,7 +245,7 @@ check_sane(const reading *r, size_t size)
         CHECK(r->err.offset >= BASE && r->err.offset <= BASE + size);
         CHECK(r->status == PSD_PICKLE || r->status == PSD_PICKLE_END ||
               r->status == PSD_OPCODE || r->status == PSD_EXTENSION ||
-              r->status == PSD_LIMIT);
+              r->status == PSD_CALL || r->status == PSD_LIMIT);
     }
 }
 

@@ -214,7 +214,8 @@ the_target_is_of_another_kind(void)
     CHECK_PICKLE_FAILS("K\x01}b.",
                     /*       ^ */ 3, PSD_PICKLE, state);
     CHECK_PICKLE_FAILS("cm\nn\n}b.",
-                    /*          ^ */ 6, PSD_PICKLE, state);
+                    /*          ^ */ 6, PSD_CALL,
+                       "a state for a global, which changes what it names");
     CHECK_PICKLE_FAILS("NQ}b.",
                     /*     ^ */ 3, PSD_PICKLE, state);
     const char *odd = "a key without a value";
