@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
-from pystatedict._files import replacing, writer_of
+from pystatedict._files import reading, replacing, writer_of
 from pystatedict._opening import open_archive, open_at
 from pystatedict._roots import find_in, find_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any, BinaryIO, Literal
 
     from pystatedict._opened import Archive
 
@@ -395,8 +396,8 @@ def save(
     document = None
     with replacing(path, overwrite) as file:
         write(file.write)
-        if file.name != path:  # else a pipe or a device, beside which no sidecar stands
-            document = _sidecar_document(obj, path, file.name, trainable, inside=torchs)
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # beside a device no sidecar stands
+            document = _sidecar_document(obj, path, file, trainable, inside=torchs)
     if document is not None:
         from pystatedict._sidecar import beside, write_document
 
@@ -471,9 +472,9 @@ def _format_of(f: Any, format: str | None) -> str:
 
 
 def _sidecar_document(
-    obj: Any, path: str, temporary: str, trainable: Any, *, inside: bool
+    obj: Any, path: str, file: BinaryIO, trainable: Any, *, inside: bool
 ) -> dict[str, Any] | None:
-    """What the sidecar of `path` is to say, checked before the file takes its place.
+    """What the sidecar of `path` is to say, checked before `file` takes its place.
 
     `inside`: the file itself holds what its pickle told.  Without flags the sidecar is to be
     removed; None: it is to be left as it is.
@@ -485,8 +486,9 @@ def _sidecar_document(
     if told is None or not told[1]:
         return None if told is None else {"trainable": {}}
     root, flags = told
-    size = os.stat(temporary).st_size
-    archive = open_archive(temporary)
+    size = os.fstat(file.fileno()).st_size
+    with reading(file) as whole:
+        archive = open_archive(whole)
     try:
         ref, _ = find_root(archive, root or None)
         return document_of(archive, path, flags, names=archive.tensors(ref), root=root, size=size)

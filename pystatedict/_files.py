@@ -104,8 +104,6 @@ def _path_of(raw: io.FileIO) -> str | None:
 
 
 def _is_regular(fd: int) -> bool:
-    import stat
-
     return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
@@ -157,6 +155,18 @@ def _read_all(fd: int, start: int, size: int) -> bytearray:
     return data
 
 
+@contextmanager
+def reading(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The bytes of a file that is being written, from its start."""
+    with os.fdopen(os.dup(file.fileno()), "rb", buffering=0) as whole:
+        before = whole.tell()
+        whole.seek(0)
+        try:
+            yield whole
+        finally:
+            whole.seek(before)  # the position is shared
+
+
 # ------------------------------------------------------------------ writing
 
 _COUNT = itertools.count()
@@ -164,11 +174,12 @@ _COUNT = itertools.count()
 
 @contextmanager
 def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place when the block ends well.
+    """A file that takes the place of `path` when the block ends well.
 
     The old file stays whole until then, whatever happens; its permissions are kept.  On an
-    error nothing is left behind.  A symbolic link is followed, so the link stays.  What is
-    no regular file (a pipe, /dev/null) is written to as it is.
+    error nothing is left behind; nor when the process is killed, where the system has files
+    without names.  A symbolic link is followed, so the link stays.  What is no regular file
+    (a pipe, /dev/null) is written to as it is.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp(), "a.bin")
@@ -190,29 +201,151 @@ def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
 
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     folder, name = os.path.split(target)
-    temporary = _free_name(folder, name)
-    ours = True  # from now on: a signal may come while the file is being made
+    new = _Unnamed.opened(folder) or _Named(folder, name)
     try:
-        try:
-            file = open(temporary, "xb", buffering=0)  # noqa: SIM115
-        except FileExistsError:
-            ours = False
-            raise
-        with file:
-            yield file
-            _keep_mode(target, file.fileno())
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            os.link(temporary, target)  # fails if someone else was first
-            os.unlink(temporary)
+        with new.open() as stream:
+            yield stream
+            _keep_mode(target, stream.fileno())
+            os.fsync(stream.fileno())
+            new.put(target, overwrite)
     except BaseException:
-        if ours:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+        new.drop()
         raise
     _sync_folder(folder)
+
+
+class _Named:
+    """A file beside the target, under a name of its own until it takes the target's."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self._path = _free_name(folder, name)
+        self._ours = True  # from now on: a signal may come while the file is being made
+        self._file: BinaryIO | None = None
+
+    def open(self) -> BinaryIO:
+        try:
+            self._file = open(self._path, "x+b", buffering=0)  # noqa: SIM115
+        except FileExistsError:
+            self._ours = False
+            raise
+        return self._file
+
+    def put(self, target: str, overwrite: bool) -> None:
+        assert self._file is not None
+        self._file.close()  # some systems rename no file that is open
+        if overwrite:
+            os.replace(self._path, target)
+        else:
+            os.link(self._path, target)  # fails if someone else was first
+            os.unlink(self._path)
+
+    def drop(self) -> None:
+        if self._ours:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+
+class _Unnamed:
+    """A file without a name: if the process dies, the system takes it away.
+
+    To take the place of another it needs a name for the time between two calls.  That is
+    always the same beside one target, so that what a process killed just then has left is
+    found by the next; and it is locked, so that of a process which lives is told apart.
+    """
+
+    def __init__(self, file: BinaryIO, folder: str) -> None:
+        self._file = file
+        self._stat = os.fstat(file.fileno())
+        self._folder = folder
+        self._path: str | None = None
+
+    @classmethod
+    def opened(cls, folder: str) -> _Unnamed | None:
+        """None where the system or the file system has no such files."""
+        if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
+            return None
+        try:
+            file = open(folder or ".", "r+b", buffering=0, opener=_open_unnamed)  # noqa: SIM115
+        except OSError:
+            return None  # a file with a name will tell what is wrong, if anything is
+        _try_lock(file.fileno())
+        return cls(file, folder)
+
+    def open(self) -> BinaryIO:
+        return self._file
+
+    def put(self, target: str, overwrite: bool) -> None:
+        folder = os.open(self._folder or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not overwrite:
+                self._link(folder, target)  # fails if someone else was first
+                return
+            name = os.path.basename(target)
+            self._path = os.path.join(self._folder, f".{name[:50]}.part")
+            if not self._link_for_now(folder):
+                self._path = _free_name(self._folder, name)
+                self._link(folder, self._path)
+            os.replace(self._path, target)
+        finally:
+            os.close(folder)
+
+    def _link(self, folder: int, path: str) -> None:
+        # Only with a folder is the link of /proc followed, and not linked itself.
+        source = f"/proc/self/fd/{self._file.fileno()}"
+        os.link(source, path, src_dir_fd=folder, follow_symlinks=True)
+
+    def _link_for_now(self, folder: int) -> bool:
+        """By the usual name; False while another process needs it."""
+        assert self._path is not None
+        try:
+            self._link(folder, self._path)
+        except FileExistsError:
+            if not _remove_unlocked(self._path):
+                return False
+            try:
+                self._link(folder, self._path)
+            except FileExistsError:
+                return False
+        return True
+
+    def drop(self) -> None:
+        """Take the name away, if there is one and it is still this file's."""
+        if self._path is not None:
+            with suppress(OSError):
+                if os.path.samestat(os.stat(self._path), self._stat):
+                    os.unlink(self._path)
+
+
+def _open_unnamed(folder: str, flags: int) -> int:
+    return os.open(folder, flags | os.O_TMPFILE, 0o666)
+
+
+def _try_lock(fd: int) -> bool:
+    """Lock a file for as long as it is open here; False where another has it locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _remove_unlocked(path: str) -> bool:
+    """Remove what a process that died has left; False of what may be a living one's."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not _is_regular(fd) or not _try_lock(fd):
+            return False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                os.unlink(path)
+        return True
+    finally:
+        os.close(fd)
 
 
 def _check_target(path: str) -> None:
@@ -222,15 +355,16 @@ def _check_target(path: str) -> None:
     folder, name = os.path.split(path)
     if not name or os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if folder and not os.path.isdir(folder):
-        code = errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT
-        raise OSError(code, os.strerror(code), path)  # the right subclass by its code
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder or ".").st_mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    if not is_folder:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
 
 
 def _is_special(path: str) -> bool:
     """A device, a pipe, a socket: something that a file must not take the place of."""
-    import stat
-
     try:
         mode = os.stat(path).st_mode
     except OSError:

@@ -53,6 +53,18 @@ def same(found: Any) -> bool:
     )
 
 
+#: As where the file system has no files without names.
+NAMED = "from pystatedict import _files; _files._Unnamed.opened = lambda folder: None\n"
+
+
+@pytest.fixture(autouse=True, params=["unnamed", "named"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds in both ways of making a new file."""
+    if request.param == "named":
+        monkeypatch.setattr(_files._Unnamed, "opened", lambda folder: None)
+    return str(request.param)
+
+
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
@@ -323,7 +335,7 @@ def test_a_signal_is_seen_between_writes() -> None:
 
 
 @posix
-def test_killed_in_the_middle(folder: pathlib.Path) -> None:
+def test_killed_in_the_middle(folder: pathlib.Path, way: str) -> None:
     """No cleaning up is possible then; the old file is whole all the same."""
     path = folder / "model.pth"
     psd.save(OLD, path)
@@ -333,13 +345,16 @@ def test_killed_in_the_middle(folder: pathlib.Path) -> None:
         "os.fsync = kill\n"
         "psd.save({'w': np.zeros(100_000)}, sys.argv[1])\n"
     )
-    done = run.python("-c", code, path)
+    done = run.python("-c", (NAMED if way == "named" else "") + code, path)
     assert done.returncode == -signal.SIGKILL
     assert np.array_equal(psd.load(path, verify=True)["w"], OLD["w"])
-    # What is left is not mistaken for anything, and in nobody's way.
-    (left,) = (p for p in folder.iterdir() if p != path)
-    assert left.name.startswith(".model.pth.")
-    assert left.name.endswith(".part")
+    left = [p.name for p in folder.iterdir() if p != path]
+    if way == "unnamed":
+        assert left == []
+    else:
+        # What is left is not mistaken for anything, and in nobody's way.
+        assert len(left) == 1
+        assert left[0].startswith(".model.pth.") and left[0].endswith(".part")
     psd.save(NEW, path)
     assert same(psd.load(path))
 
@@ -792,6 +807,53 @@ def test_leftovers_of_a_killed_process_are_left_alone(folder: pathlib.Path) -> N
     others = [p for p in folder.iterdir() if p.name != "model.pth"]
     assert len(others) == 120
     assert {p.read_text() for p in others} == {"not mine"}
+
+
+@posix
+class TestLeftovers:
+    """What a process has left that was killed between the link and the rename."""
+
+    @pytest.fixture(autouse=True)
+    def way(self) -> str:
+        return "unnamed"
+
+    @pytest.fixture
+    def left(self, path: pathlib.Path) -> pathlib.Path:
+        return path.with_name(".model.pth.part")
+
+    def test_of_a_dead_process(self, path: pathlib.Path, left: pathlib.Path) -> None:
+        left.write_bytes(b"half a model")
+        psd.save(NEW, path)
+        assert same(psd.load(path))
+        assert [p.name for p in path.parent.iterdir()] == ["model.pth"]
+
+    def test_of_a_living_process(self, path: pathlib.Path, left: pathlib.Path) -> None:
+        import fcntl
+
+        left.write_bytes(b"not mine")
+        with open(left, "rb") as theirs:
+            fcntl.flock(theirs, fcntl.LOCK_EX)
+            psd.save(NEW, path)
+        assert same(psd.load(path))
+        assert left.read_bytes() == b"not mine"
+        assert len(list(path.parent.iterdir())) == 2
+
+    @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+    def test_of_another_kind(self, path: pathlib.Path, left: pathlib.Path, kind: str) -> None:
+        if kind == "pipe":
+            os.mkfifo(left)
+        elif kind == "link":
+            left.symlink_to(path)
+        else:
+            left.mkdir()
+        psd.save(NEW, path)
+        assert same(psd.load(path))
+        assert {p.name for p in path.parent.iterdir()} == {"model.pth", ".model.pth.part"}
+
+    def test_not_of_this_target(self, path: pathlib.Path, left: pathlib.Path) -> None:
+        left.write_bytes(b"half a model")
+        psd.save(NEW, path.with_name("other.pth"))
+        assert left.read_bytes() == b"half a model"
 
 
 # ------------------------------------------------------------------ what write() says

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A save that is killed before each of its system calls, or in which each of them fails.
+
+strace does it from outside: it holds the process, counts its calls, and puts a signal or an
+error in the place of one.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from isolated import run
+
+import pystatedict as psd
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PYSTATEDICT_FAULTS") != "1" or shutil.which("strace") is None,
+    reason="slow: set PYSTATEDICT_FAULTS=1 where strace is installed",
+)
+
+SAVING = pathlib.Path(run.HERE) / "saving.py"
+OLD = {"w": np.arange(10, dtype="f4")}
+
+#: Calls of the interpreter's own: of other threads, of memory, and those that cannot fail.
+NOT_OURS = {"exit_group", "futex", "read", "brk", "munmap", "rt_sigaction", "rt_sigprocmask"}
+
+Call = tuple[str, int]  # its name, and which one of that name
+
+
+@contextlib.contextmanager
+def tracing(child: subprocess.Popen[str], *arguments: str) -> Iterator[None]:
+    """strace has hold of the process, and counts from now on."""
+    command = ["strace", "-q", "-p", str(child.pid), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        status = pathlib.Path(f"/proc/{child.pid}/status")
+        deadline = time.monotonic() + 60
+        while "TracerPid:\t0\n" in status.read_text():
+            assert tracer.poll() is None, tracer.stderr and tracer.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        yield
+        tracer.wait(60)
+
+
+def attempt(scenario: str, path: pathlib.Path, *arguments: str) -> tuple[int, str]:
+    """(how the process ended, what it said) of one save under strace."""
+    with subprocess.Popen(
+        [sys.executable, str(SAVING), scenario, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=run.environment(OPENBLAS_NUM_THREADS="1"),
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with tracing(child, *arguments):
+            said, _ = child.communicate("\n", timeout=60)
+        return child.returncode, said.strip()
+
+
+def calls_of(scenario: str, path: pathlib.Path) -> list[Call]:
+    """What a save asks the system for, in order."""
+    log = path.parent.parent / "trace"
+    assert attempt(scenario, path, "-o", str(log)) == (0, "")
+    counts: collections.Counter[str] = collections.Counter()
+    calls = []
+    for name in re.findall(r"^(\w+)\(", log.read_text(), re.MULTILINE):
+        counts[name] += 1
+        if name not in NOT_OURS:
+            calls.append((name, counts[name]))
+    return calls
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder" / "m.pth"
+
+
+def begin(scenario: str, path: pathlib.Path) -> None:
+    for file in path.parent.iterdir():
+        file.unlink()
+    if scenario != "first":
+        psd.save(OLD, path)
+
+
+def judge(scenario: str, path: pathlib.Path, finished: bool) -> set[str]:
+    """The old file or the new one is there, whole; the names of what else is."""
+    if path.exists():
+        found = psd.load(path, verify=True, trainable=False)
+        assert list(found) in (["w"], ["w", "s"])
+        assert not finished or "s" in found
+    else:
+        assert scenario == "first" and not finished
+    return {file.name for file in path.parent.iterdir()} - {path.name}
+
+
+SCENARIOS = ["overwrite", "first", "sidecar", "named"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_before_each_call(scenario: str, path: pathlib.Path) -> None:
+    begin(scenario, path)
+    calls = calls_of(scenario, path)
+    assert len(calls) > 20
+    names = {name for name, _ in calls}
+    assert {"write", "fsync"} < names
+    assert names & {"rename", "link", "linkat"}
+    left: set[str] = set()
+    for name, number in calls:
+        begin(scenario, path)
+        code, _ = attempt(scenario, path, "-e", f"inject={name}:signal=KILL:when={number}")
+        assert code == -9, (name, number)
+        beside = judge(scenario, path, False)
+        left |= beside
+        if scenario == "named":
+            assert all(re.fullmatch(r"\.m\.pth\.[0-9a-f]+-[0-9a-f]+\.part", n) for n in beside)
+            continue
+        # Only between a link and the rename behind it has the new file a name of its own.
+        other = beside - {"m.pth.trainable.json"}
+        assert not other or name in ("rename", "renameat", "renameat2"), (name, number)
+        attempt(scenario, path, "-e", "trace=none")
+        beside = judge(scenario, path, scenario != "first")
+        assert beside <= {"m.pth.trainable.json"}, (name, number)
+    assert bool(left - {"m.pth.trainable.json"}) == (scenario != "first")
+
+
+ERRORS = {"write": "ENOSPC", "openat": "EMFILE"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_each_call_fails(scenario: str, path: pathlib.Path) -> None:
+    begin(scenario, path)
+    failed = collections.Counter[str]()
+    for name, number in calls_of(scenario, path):
+        begin(scenario, path)
+        error = ERRORS.get(name, "EIO")
+        code, said = attempt(scenario, path, "-e", f"inject={name}:error={error}:when={number}")
+        assert code == 0, (name, number)
+        assert said in ("", "OSError", "MemoryError", "FileNotFoundError"), (name, number)
+        failed[said] += 1
+        beside = judge(scenario, path, said == "")
+        assert beside <= {"m.pth.trainable.json"} or name == "unlink", (name, number, beside)
+    assert failed["OSError"] >= 8
