@@ -24,6 +24,7 @@ WARNINGS = shlex.split(
     "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wvla -Wundef"
     " -Wcast-align -Werror"
 )
+OF_TESTS = ["-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g"]
 
 pytestmark = pytest.mark.skipif(
@@ -84,7 +85,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def build_test(test: pathlib.Path, objects: list[str], out: pathlib.Path, *flags: str) -> str:
     program = str(out / test.stem)
-    command = [*CC, "-std=c11", "-D_DEFAULT_SOURCE", *flags, f"-I{CORE}", f"-I{test.parent}"]
+    command = [*CC, "-std=c11", *OF_TESTS, *flags, f"-I{CORE}", f"-I{test.parent}"]
     succeed([*command, str(test), *objects, "-lm", "-o", program], out)
     return program
 
@@ -122,6 +123,47 @@ def test_valgrind(test: pathlib.Path, plain: list[str], tmp_path: pathlib.Path) 
     program = build_test(test, plain, tmp_path, "-O1", "-g")
     command = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
     expect_all_passed(succeed([*command, program], tmp_path))
+
+
+def test_threads(tmp_path: pathlib.Path) -> None:
+    """One archive read by many threads, and many archives at once, under ThreadSanitizer."""
+    (tmp_path / "probe.c").write_text("int main(void) { return 0; }\n", encoding="utf-8")
+    # Without a fixed layout of the address space this sanitizer may not find its place.
+    start = ["setarch", "-R"] if shutil.which("setarch") else []
+    flags = ["-fsanitize=thread", "-O1", "-g", "-std=c11", *OF_TESTS, f"-I{CORE}"]
+    if (
+        run([*CC, *flags, "probe.c", "-o", "probe"], tmp_path).returncode != 0
+        or run([*start, "./probe"], tmp_path).returncode != 0
+    ):
+        pytest.skip("this compiler has no ThreadSanitizer")
+    source = ROOT / "tests" / "c" / "threads.c"
+    objects = [str(path) for path in SOURCES]
+    succeed([*CC, *flags, str(source), *objects, "-lm", "-pthread", "-o", "threads"], tmp_path)
+    said = succeed([*start, "./threads", str(ROOT / "examples" / "tutorial.pth")], tmp_path)
+    assert said == "8 threads, all the same\n"
+
+
+#: Big-endian; another of 64 bits; one of 32.  What qemu calls them, and Debian's compiler.
+MACHINES = {
+    "s390x": "s390x-linux-gnu-gcc",
+    "aarch64": "aarch64-linux-gnu-gcc",
+    "i386": "i686-linux-gnu-gcc",
+}
+
+
+@pytest.mark.skipif(
+    os.environ.get("PYSTATEDICT_MACHINES") != "1",
+    reason="slow: set PYSTATEDICT_MACHINES=1 where qemu-user and Debian's cross compilers are",
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_other_machines(machine: str, tmp_path: pathlib.Path) -> None:
+    compiler = [MACHINES[machine], "-std=c11", "-O2", "-g", "-static", f"-I{CORE}"]
+    succeed([*compiler, *WARNINGS, "-c", *map(str, SOURCES)], tmp_path)
+    objects = sorted(str(path) for path in tmp_path.glob("*.o"))
+    for test in TESTS:
+        command = [*compiler, *OF_TESTS, f"-I{test.parent}", str(test), *objects]
+        succeed([*command, "-lm", "-o", test.stem], tmp_path)
+        expect_all_passed(succeed([f"qemu-{machine}", f"./{test.stem}"], tmp_path))
 
 
 def test_compiles_by_one_plain_line(tmp_path: pathlib.Path) -> None:

@@ -59,8 +59,8 @@ describe(opening *o, psd_input input, const told *t, unsigned long fail_at)
     psd_limits limits = psd_default_limits();
     limits.values = t->values == 0 ? limits.values : t->values;
     open_as(o, input, PSD_OPEN_BYTES, &limits, fail_at);
-    psd_description d = {t->storages, t->names, t->tensors, t->storage_count,
-                         t->tensor_count};
+    psd_description d = {t->storages,      t->names,        t->tensors,
+                         t->storage_count, t->tensor_count, false};
     if (o->status == PSD_OK) {
         o->status = psd_archive_describe(&o->archive, &o->input, &d, &o->err);
     }
@@ -217,7 +217,7 @@ test_storages_in_records(void)
         opening o;
         t.storages[0].place = PSD_PLACE_RECORD;
         t.storages[0].at.entry = i == 2 ? UINT32_MAX : i;
-        psd_description d = {t.storages, t.names, t.tensors, 1, 1};
+        psd_description d = {t.storages, t.names, t.tensors, 1, 1, false};
         open_as(&o, over_map(psd_buffer_span(&a.bytes)), PSD_OPEN_RECORDS, &limits, 0);
         CHECK(o.status == PSD_OK);
         o.status = psd_archive_describe(&o.archive, &o.input, &d, &o.err);

@@ -285,7 +285,8 @@ bytes_that_can_name_are_told(void)
         PSD_LITERAL("N.N."),
         PSD_LITERAL("C\2cm."), /* too short to do anything */
         PSD_LITERAL("X\4\0\0\0cm\nn."),
-        PSD_LITERAL("\xFFcm\nn\n."),
+        PSD_LITERAL("\xFF"
+                    "cm\nn\n."),
         PSD_LITERAL("Vcm\nF1\n\xFF"),
         PSD_LITERAL("X\xFF\0\0\0cm\nn\n."), /* runs past the end, as does the next */
         PSD_LITERAL("C\xFF"
