@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO, Literal
 
+    from pystatedict._files import Access
     from pystatedict._opened import Archive
 
     Pattern = str | Sequence[str] | Callable[[str], bool]
@@ -68,7 +69,18 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     fc_final.weight (1, 128) float32
     fc_final.bias (1,) float32
     """
-    archive, root = open_at(f, root, limits=limits)
+    return _opened(f, root, "map", limits)
+
+
+def open_to_tell(f: Any) -> Checkpoint:
+    """open() for what only tells of a file: no map, of which a shortened file would be the end."""
+    return _opened(f, None, "read", None)
+
+
+def _opened(
+    f: Any, root: str | None, access: Access, limits: Mapping[str, int] | None
+) -> Checkpoint:
+    archive, root = open_at(f, root, access=access, limits=limits)
     with _Naming(archive.path):
         _warn_of_method(archive)
         ref, path = find_root(archive, root)
@@ -151,7 +163,7 @@ def load(
 
     with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
-    archive, root = open_at(f, root, mmap=mmap is not False, limits=limits)
+    archive, root = open_at(f, root, access="copy" if mmap is False else "map", limits=limits)
     with _Naming(archive.path):
         if verify:
             verify_archive(archive)

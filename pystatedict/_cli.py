@@ -209,9 +209,9 @@ def _path(arguments: Namespace) -> str | None:
 
 
 def _open(arguments: Namespace) -> Checkpoint:
-    from ._api import open as open_checkpoint
+    from ._api import open_to_tell
 
-    return open_checkpoint(_source(arguments))
+    return open_to_tell(_source(arguments))
 
 
 def _note_sidecar(trouble: SidecarError | str | None) -> None:

@@ -12,10 +12,19 @@ class Source:
 
     def __new__(cls, buffer: Buffer, /, *, stamp: tuple[int, ...] | None = None) -> Source: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    @classmethod
+    def of_file(
+        cls, fd: int, start: int, size: int, stamp: tuple[int, ...] | None = None
+    ) -> Source:
+        """The bytes of an open file, read when they are wanted; there is no buffer of them."""
     @property
     def size(self) -> int: ...
     @property
     def readonly(self) -> bool: ...
+    def read(self, offset: int, size: int, /) -> bytes:
+        """A copy of these bytes; fewer at the end."""
+    def slice(self, start: int, size: int, /) -> Source:
+        """The same bytes from there on, so many, as a Source; fewer at the end."""
 
 @final
 class TensorInfo:

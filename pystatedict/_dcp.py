@@ -661,15 +661,15 @@ class Distributed(FileSet):
     def _source(self, file: str) -> Source:
         if file not in self._sources:
             path = os.path.join(self.path or "", file)
-            self._sources[file] = open_source(path, self._how.mmap)[0]
+            self._sources[file] = open_source(path, self._how.access)[0]
         return self._sources[file]
 
     def _slice(self, file: str, path: str, start: int, length: int | None) -> Archive:
         from pystatedict._opening import archive_of
 
-        view = memoryview(self._source(file))
-        part = view[start:] if length is None else view[start : start + length]
-        return archive_of(_core.Source(part), path, self._how.limits)
+        source = self._source(file)
+        part = source.slice(start, source.size if length is None else length)
+        return archive_of(part, path, self._how.limits)
 
     def close(self) -> None:
         super().close()

@@ -215,10 +215,9 @@ def _within(
     """The checkpoint that is a record of the archive; its bytes are not copied."""
     _, header, _, size, _, method = archive.records()[records.index[record]]
     if method == 0:
-        view = memoryview(source)
-        names = view[header + _LOCAL_HEADER - 4 : header + _LOCAL_HEADER]
+        names = source.read(header + _LOCAL_HEADER - 4, 4)
         start = header + _LOCAL_HEADER + sum(names[0::2]) + 256 * sum(names[1::2])
-        inner = _core.Source(view[start : start + size], stamp=archive.stamp)
+        inner = source.slice(start, size)
     else:
         inner = _core.Source(archive.read(records.index[record]), stamp=archive.stamp)
     try:

@@ -14,7 +14,9 @@ from pystatedict._core import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, Literal
+
+    Access = Literal["map", "copy", "read"]
 
 # Linux counts a private writable map against memory unless told not to; the pages of a
 # checkpoint are seldom written, and the file may be larger than memory.
@@ -26,24 +28,25 @@ _UNTRACKED: dict[str, Any] = (
 )
 
 
-def open_source(f: Any, mmap: bool = True) -> tuple[Source, str | None]:
+def open_source(f: Any, access: Access = "map") -> tuple[Source, str | None]:
     """(bytes held open, path or None) of a path, file object or bytes-like object.
 
     A file is mapped privately, copy-on-write: arrays on it are writable and the file never
-    changes.  An open file counts from its current position.  With ``mmap=False`` the bytes
-    are read into memory of their own.
+    changes.  An open file counts from its current position.  With "copy" the bytes are read
+    into memory of their own; with "read" where they are wanted, so that nothing dies of a
+    file that somebody shortens.
     """
     if isinstance(f, (str, os.PathLike)):
         path = os.fsdecode(os.fspath(f))
         if os.path.isdir(path):
             raise IsADirectoryError(f"{path!r} is a directory, not a file")
         with open(path, "rb", buffering=0) as file:
-            return _from_fd(file.fileno(), 0, mmap), path
+            return _from_fd(file.fileno(), 0, access), path
     try:
         return Source(f), None  # a map has read() too, and is better looked into
     except TypeError:
         if hasattr(f, "read"):
-            return _from_file(f, mmap)
+            return _from_file(f, access)
         raise TypeError(
             f"expected a path, a file or bytes, not {type(f).__name__}"
             + (" (save() takes the object first)" if isinstance(f, dict) else "")
@@ -64,10 +67,10 @@ def stamp_of(fd_or_path: int | str, start: int = 0) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, start
 
 
-def _from_file(f: Any, mmap: bool) -> tuple[Source, str | None]:
+def _from_file(f: Any, access: Access) -> tuple[Source, str | None]:
     raw = _raw_of(f)
     if raw is not None:
-        return _from_fd(raw.fileno(), f.tell(), mmap), _path_of(raw)
+        return _from_fd(raw.fileno(), f.tell(), access), _path_of(raw)
     data = f.read()
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(
@@ -107,7 +110,7 @@ def _is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
-def _from_fd(fd: int, start: int, mmap: bool) -> Source:
+def _from_fd(fd: int, start: int, access: Access) -> Source:
     size = os.fstat(fd).st_size
     if not _is_regular(fd):
         with os.fdopen(os.dup(fd), "rb") as stream:  # a pipe or a device
@@ -115,7 +118,9 @@ def _from_fd(fd: int, start: int, mmap: bool) -> Source:
     stamp = stamp_of(fd, start)
     if size <= start:
         return Source(b"", stamp=stamp)
-    if not mmap:
+    if access == "read" and os.name != "nt":
+        return Source.of_file(fd, start, size - start, stamp)
+    if access == "copy":
         return Source(_read_all(fd, start, size - start), stamp=stamp)
     return Source(_map(fd, start, size), stamp=stamp)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pystatedict._core import Archive, TensorInfo
+    from pystatedict._files import Access
 
     Limits = dict[str, int] | None
     Record = tuple[str, int, int, int, int, int]
@@ -30,10 +31,10 @@ _LISTED = 5  # names that a message lists
 class How:
     """How the files of a set are opened; see `_opening.open_archive`."""
 
-    __slots__ = ("limits", "mmap", "salvage")
+    __slots__ = ("access", "limits", "salvage")
 
-    def __init__(self, mmap: bool, limits: Limits, salvage: bool = False) -> None:
-        self.mmap = mmap
+    def __init__(self, access: Access, limits: Limits, salvage: bool = False) -> None:
+        self.access = access
         self.limits = limits
         self.salvage = salvage
 
@@ -233,7 +234,7 @@ def open_member(path: str, how: How) -> Archive:
     """One file of a set; a set itself it may not be."""
     from pystatedict._opening import archive_of
 
-    source, _ = open_source(path, how.mmap)
+    source, _ = open_source(path, how.access)
     return archive_of(source, path, how.limits, salvage=how.salvage)
 
 

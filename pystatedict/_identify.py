@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ._archivelook import ReadAt
+    from ._core import Source
 
     Anything = str | os.PathLike[str] | BinaryIO | Buffer
 
@@ -120,6 +121,11 @@ def identify_buffer(buffer: Buffer) -> Identification:
     """Tell what a file is whose bytes are all at hand, mapped or in memory."""
     with memoryview(buffer) as view, view.cast("B") as octets:
         return _identify(lambda offset, count: bytes(octets[offset : offset + count]), len(octets))
+
+
+def identify_source(source: Source) -> Identification:
+    """Tell what a file is that is held open."""
+    return _identify(source.read, source.size)
 
 
 def not_a_checkpoint(found: Identification, path: str | None = None) -> StateDictError:

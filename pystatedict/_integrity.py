@@ -102,7 +102,7 @@ def verify(f: Any, *, limits: Mapping[str, int] | None = None) -> Verification:
     (True, 12, 0)
     """
     try:
-        archive, _ = open_at(f, None, limits=limits)
+        archive, _ = open_at(f, None, access="read", limits=limits)
     except CorruptError as error:
         return Verification(_path(error, f), None, 0, 0, [error])
     try:

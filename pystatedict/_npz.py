@@ -84,11 +84,6 @@ def _fields(descr: list[Any]) -> list[tuple[str, str]]:
 def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Archive:
     """The archive of a ``.npz`` file."""
     archive = _core.open_archive(source, path, limits, False, mode="exact")
-    view = memoryview(source)
-
-    def at(offset: int, count: int) -> bytes:
-        return bytes(view[offset : offset + count])
-
     storages: list[Storage] = []
     tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]] = []
     others: dict[str, tuple[int, Header]] = {}
@@ -98,7 +93,7 @@ def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Ar
             continue
         name = record.removesuffix(".npy")
         entry = _look.Entry(record, place, method, stored)
-        header = _header(at, entry, size)
+        header = _header(source.read, entry, size)
         if name in order or name == record:
             raise CorruptError(
                 "a record of the archive is no array, or two have one name",

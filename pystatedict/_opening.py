@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pystatedict._core import Archive, Source
+    from pystatedict._files import Access
     from pystatedict._opened import Archive as Opened
 
     Limits = dict[str, int] | None
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def open_archive(
     f: Any,
     *,
-    mmap: bool = True,
+    access: Access = "map",
     limits: Mapping[str, int] | None = None,
     run: bool = True,
     salvage: bool = False,
@@ -46,7 +47,7 @@ def open_archive(
 
     With `salvage`, what is whole of one that has lost its end.
     """
-    source, path = open_source(f, mmap)
+    source, path = open_source(f, access)
     return archive_of(source, path, dict(limits) if limits else None, run, salvage)
 
 
@@ -54,7 +55,7 @@ def open_at(
     f: Any,
     root: str | None,
     *,
-    mmap: bool = True,
+    access: Access = "map",
     limits: Mapping[str, int] | None = None,
     salvage: bool = False,
 ) -> tuple[Opened, str | None]:
@@ -64,10 +65,10 @@ def open_at(
     Some files hold several pickles or models: the first part of `root` says which.
     """
     bounds = dict(limits) if limits else None
-    files = open_files(f, mmap, bounds, salvage)
+    files = open_files(f, access, bounds, salvage)
     if files is not None:
         return files, root
-    source, path = open_source(f, mmap)
+    source, path = open_source(f, access)
     try:
         archive, rest = _open(source, path, bounds, True, root, salvage)
     except UnsupportedError as error:
@@ -76,14 +77,14 @@ def open_at(
         from pystatedict._fileset import How
         from pystatedict._shards import open_index
 
-        return open_index(os.fsdecode(os.fspath(f)), How(mmap, bounds)), root
+        return open_index(os.fsdecode(os.fspath(f)), How(access, bounds)), root
     if root is not None and root != rest and archive.place is None:
         # TensorInfos that travel to another process need it.
         archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])
     return archive, rest
 
 
-def open_files(f: Any, mmap: bool, limits: Limits, salvage: bool = False) -> Opened | None:
+def open_files(f: Any, access: Access, limits: Limits, salvage: bool = False) -> Opened | None:
     """Several files as one checkpoint, where `f` is the path of a folder or of an index."""
     if not isinstance(f, (str, os.PathLike)):
         return None
@@ -94,7 +95,7 @@ def open_files(f: Any, mmap: bool, limits: Limits, salvage: bool = False) -> Ope
     from pystatedict._sets import open_set
 
     try:
-        return open_set(name.rstrip(os.sep) or name, How(mmap, limits, salvage))
+        return open_set(name.rstrip(os.sep) or name, How(access, limits, salvage))
     except StateDictError as error:
         error.path = error.path or name
         raise
@@ -141,9 +142,9 @@ def _is_npz(error: StateDictError, source: Source) -> bool:
     """Names of arrays may differ by case alone, where those of torch's records may not."""
     if error.code != "zip-duplicate":
         return False
-    from pystatedict._identify import identify_buffer
+    from pystatedict._identify import identify_source
 
-    return identify_buffer(source).kind == "npz"
+    return identify_source(source).kind == "npz"
 
 
 def _tell_danger(error: StateDictError) -> None:
@@ -176,9 +177,9 @@ def _otherwise(
     error: StateDictError, source: Source, path: str | None, limits: Limits, root: str | None
 ) -> tuple[Archive, str | None]:
     """By another reader, where the bytes tell of a kind that has one."""
-    from pystatedict._identify import identify_buffer, not_a_checkpoint
+    from pystatedict._identify import identify_source, not_a_checkpoint
 
-    found = identify_buffer(source)
+    found = identify_source(source)
     if found.kind in _ROOTED:
         return _at_root(_ROOTED[found.kind], source, path, limits, root)
     reader = _READERS.get(found.kind)
@@ -215,7 +216,7 @@ _BROKEN_MAGIC = rb"\x80.(?:\x95.{8})?\x8a\x0a.{10}\.(?:\x80.)?(?:\x95.{8})?M\xe9
 def _pickle(source: Source, path: str | None, limits: Limits, run: bool) -> Archive:
     import re
 
-    if re.match(_BROKEN_MAGIC, bytes(memoryview(source)[:64]), re.DOTALL):
+    if re.match(_BROKEN_MAGIC, source.read(0, 64), re.DOTALL):
         raise CorruptError("a legacy file whose magic number is broken", code="legacy-stream")
     try:
         return _core.open_archive(source, path, limits, run, mode="pickle")

@@ -86,7 +86,8 @@ def test_names_of_a_class(name: str) -> None:
     told = functions(classes()[name].body)
     members = {n: m for n, m in vars(getattr(_core, name)).items() if n != "__doc__"}
     properties = {n for n, m in members.items() if isinstance(m, types.GetSetDescriptorType)}
-    methods = {n for n, m in members.items() if isinstance(m, types.MethodDescriptorType)}
+    kinds = (types.MethodDescriptorType, types.ClassMethodDescriptorType)
+    methods = {n for n, m in members.items() if isinstance(m, kinds)}
     assert properties == {n for n, node in told.items() if is_property(node)}
     written = {n for n, node in told.items() if not is_property(node)}
     assert methods - {"__reduce__"} == written - SLOTS

@@ -220,19 +220,19 @@ py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    psd_span bytes = py_source_span(source);
-    psd_input input = {.data = bytes.data, .size = bytes.size};
+    py_input in;
+    py_source_input(source, &in);
     psd_error err;
     gil.thread = PyEval_SaveThread();
-    psd_status status = psd_archive_open(&self->core, &input, &err);
+    psd_status status = psd_archive_open(&self->core, &in.input, &err);
     if (status == PSD_OK && run) {
-        status = psd_archive_run(&self->core, &input, &err);
+        status = psd_archive_run(&self->core, &in.input, &err);
     }
     PyEval_RestoreThread(gil.thread);
     self->core.options.inflate_ctx = NULL; /* it was this function's own */
     self->ran = run != 0;
     if (status != PSD_OK) {
-        py_raise(&err);
+        py_raise_input(&in, &err);
         tell_globals(self);
         Py_DECREF(self);
         return NULL;
@@ -284,7 +284,7 @@ raise_closed(py_archive *self)
 }
 
 PyObject *
-py_archive_hold(py_archive *self, psd_input *input)
+py_archive_hold(py_archive *self, py_input *input)
 {
     PyObject *source;
     BEGIN_ALONE(self);
@@ -293,8 +293,7 @@ py_archive_hold(py_archive *self, psd_input *input)
     if (source == NULL) {
         return raise_closed(self);
     }
-    psd_span bytes = py_source_span(source);
-    *input = (psd_input){.data = bytes.data, .size = bytes.size};
+    py_source_input(source, input);
     return source;
 }
 
@@ -326,7 +325,7 @@ archive_records(PyObject *object, PyObject *Py_UNUSED(none))
 typedef struct {
     py_archive *self;
     const psd_zip_entry *entry;
-    psd_input input;
+    py_input in;
     PyObject *source; /* held, so that a close() elsewhere cannot let go */
     psd_archive view; /* the archive with an inflater of this call */
     py_gil gil;
@@ -337,7 +336,7 @@ begin_record(record_call *c, PyObject *object, PyObject *index)
 {
     c->self = (py_archive *)object;
     unsigned long number = PyLong_AsUnsignedLong(index);
-    c->source = PyErr_Occurred() == NULL ? py_archive_hold(c->self, &c->input) : NULL;
+    c->source = PyErr_Occurred() == NULL ? py_archive_hold(c->self, &c->in) : NULL;
     if (c->source == NULL) {
         return false;
     }
@@ -366,13 +365,13 @@ archive_read(PyObject *object, PyObject *index)
     psd_arena_init(&arena, py_alloc());
     c.gil.thread = PyEval_SaveThread();
     psd_status status =
-        psd_archive_fetch(&c.view, &c.input, c.entry, &arena, &bytes, &offset, &err);
+        psd_archive_fetch(&c.view, &c.in.input, c.entry, &arena, &bytes, &offset, &err);
     PyEval_RestoreThread(c.gil.thread);
     Py_DECREF(c.source);
     PyObject *result = status == PSD_OK
                            ? PyBytes_FromStringAndSize((const char *)bytes.data,
                                                        (Py_ssize_t)bytes.size)
-                           : py_raise(&err);
+                           : py_raise_input(&c.in, &err);
     psd_arena_clear(&arena);
     return result;
 }
@@ -387,10 +386,11 @@ archive_verify(PyObject *object, PyObject *index)
     bool checked;
     psd_error err;
     c.gil.thread = PyEval_SaveThread();
-    psd_status status = psd_archive_verify(&c.view, &c.input, c.entry, &checked, &err);
+    psd_status status =
+        psd_archive_verify(&c.view, &c.in.input, c.entry, &checked, &err);
     PyEval_RestoreThread(c.gil.thread);
     Py_DECREF(c.source);
-    return status == PSD_OK ? PyBool_FromLong(checked) : py_raise(&err);
+    return status == PSD_OK ? PyBool_FromLong(checked) : py_raise_input(&c.in, &err);
 }
 
 static PyObject *
@@ -403,10 +403,11 @@ archive_crc32(PyObject *object, PyObject *index)
     uint32_t crc;
     psd_error err;
     c.gil.thread = PyEval_SaveThread();
-    psd_status status = psd_archive_crc32(&c.view, &c.input, c.entry, &crc, &err);
+    psd_status status = psd_archive_crc32(&c.view, &c.in.input, c.entry, &crc, &err);
     PyEval_RestoreThread(c.gil.thread);
     Py_DECREF(c.source);
-    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+    return status == PSD_OK ? PyLong_FromUnsignedLong(crc)
+                            : py_raise_input(&c.in, &err);
 }
 
 static PyObject *
@@ -421,8 +422,8 @@ archive_storage_crc32(PyObject *object, PyObject *args)
         PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
         return NULL;
     }
-    psd_input input;
-    PyObject *source = py_archive_hold(self, &input);
+    py_input in;
+    PyObject *source = py_archive_hold(self, &in);
     if (source == NULL) {
         return NULL;
     }
@@ -433,10 +434,10 @@ archive_storage_crc32(PyObject *object, PyObject *args)
     psd_error err;
     gil.thread = PyEval_SaveThread();
     psd_status status =
-        psd_archive_storage_crc32(&view, &input, (uint32_t)storage, &crc, &err);
+        psd_archive_storage_crc32(&view, &in.input, (uint32_t)storage, &crc, &err);
     PyEval_RestoreThread(gil.thread);
     Py_DECREF(source);
-    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise(&err);
+    return status == PSD_OK ? PyLong_FromUnsignedLong(crc) : py_raise_input(&in, &err);
 }
 
 static PyObject *

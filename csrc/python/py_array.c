@@ -131,10 +131,10 @@ inflate_storage(py_arrays *arrays, py_base *base, const psd_zip_entry *entry,
     psd_error err;
     gil.thread = PyEval_SaveThread();
     psd_status status =
-        psd_archive_inflate(&view, &arrays->input, entry, base->data, &err);
+        psd_archive_inflate(&view, &arrays->input.input, entry, base->data, &err);
     PyEval_RestoreThread(gil.thread);
     if (status != PSD_OK) {
-        py_raise(&err);
+        py_raise_input(&arrays->input, &err);
     }
     base->data += skip;
     return status == PSD_OK;
@@ -161,6 +161,25 @@ take_bytes(py_arrays *arrays, py_base *base, const uint8_t *data, size_t size,
     base->source = Py_NewRef(arrays->source);
     base->data = (uint8_t *)(uintptr_t)data;
     return true;
+}
+
+/* Bytes of a file that is read. */
+static bool
+read_bytes(py_arrays *arrays, py_base *base, uint64_t offset, size_t size)
+{
+    psd_error err;
+    psd_status status;
+    base->source = own_memory(arrays, size, NULL, &base->data);
+    if (base->source == NULL) {
+        return false;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = psd_input_copy(&arrays->input.input, offset, size, base->data, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PSD_OK) {
+        py_raise_input(&arrays->input, &err);
+    }
+    return status == PSD_OK;
 }
 
 /* A meta storage has a size and no bytes: there is nothing to be made of it. */
@@ -223,9 +242,9 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
     size_t size = (size_t)s->size;
     psd_location where;
     psd_error err;
-    if (psd_archive_locate(&archive->core, &arrays->input, storage, &where, &err) !=
-        PSD_OK) {
-        py_raise(&err);
+    if (psd_archive_locate(&archive->core, &arrays->input.input, storage, &where,
+                           &err) != PSD_OK) {
+        py_raise_input(&arrays->input, &err);
         return false;
     }
     bool as_archive = archive->core.big_endian && s->place != PSD_PLACE_MEMORY;
@@ -244,8 +263,10 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
     switch (where.place) {
     case PSD_PLACE_FILE:
         /* Within the source: the place was held against the file's end. */
-        done = take_bytes(arrays, base, arrays->input.data + where.offset, size,
-                          arrays->copy || swaps);
+        done = arrays->input.input.data == NULL
+                   ? read_bytes(arrays, base, where.offset, size)
+                   : take_bytes(arrays, base, arrays->input.input.data + where.offset,
+                                size, arrays->copy || swaps);
         break;
     case PSD_PLACE_MEMORY:
         /* The archive's own: each array that is made has a copy. */

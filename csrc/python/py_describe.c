@@ -184,8 +184,8 @@ py_describe(PyObject *object, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "the archive has its values already");
         return NULL;
     }
-    psd_input input;
-    PyObject *source = py_archive_hold(self, &input);
+    py_input in;
+    PyObject *source = py_archive_hold(self, &in);
     if (source == NULL) {
         return NULL;
     }
@@ -198,7 +198,7 @@ py_describe(PyObject *object, PyObject *args)
                                 .storage_count = (uint32_t)PyList_Size(storages),
                                 .tensor_count = (uint32_t)PyList_Size(tensors)};
         psd_error err;
-        done = psd_archive_describe(&self->core, &input, &told, &err) == PSD_OK;
+        done = psd_archive_describe(&self->core, &in.input, &told, &err) == PSD_OK;
         if (!done) {
             py_raise(&err);
         }

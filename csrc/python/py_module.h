@@ -54,6 +54,22 @@ PyObject *py_raise_named(const char *class_name, const char *message);
 
 extern PyType_Spec py_source_spec;
 
+/* What a source gives: bytes at hand, or a file's, read as they are wanted.  Stays where
+ * it is while the input is in use. */
+typedef struct {
+    psd_input input;
+    int fd;
+    uint64_t start;
+    int error; /* errno of a read that failed, or PY_ENDED */
+} py_input;
+
+#define PY_ENDED (-1) /* the file ended where it had bytes before */
+
+void py_source_input(PyObject *source, py_input *input);
+
+/* py_raise() of what went wrong with this input; returns NULL. */
+PyObject *py_raise_input(const py_input *input, const psd_error *err);
+
 /* A buffer held open; steals nothing.  NULL with an exception set. */
 PyObject *py_source_new(py_state *state, PyObject *buffer);
 psd_span py_source_span(PyObject *source);
@@ -98,7 +114,7 @@ PyObject *py_open_archive(PyObject *module, PyObject *args, PyObject *kwargs);
 
 /* The source of an open archive, a new reference, and its bytes as input; NULL with
  * ClosedError set.  While it is held a close() elsewhere lets nothing go. */
-PyObject *py_archive_hold(py_archive *archive, psd_input *input);
+PyObject *py_archive_hold(py_archive *archive, py_input *input);
 
 /* Options whose inflater uses `gil` for its thread state. */
 psd_options py_options(py_state *state, const psd_limits *limits, py_gil *gil);
@@ -219,7 +235,7 @@ const char *py_cost_of_copy(py_cost *cost, const psd_pool *pool, psd_ref ref);
 typedef struct {
     py_archive *archive;
     PyObject *source; /* the archive's, held until all are made */
-    psd_input input;
+    py_input input;
     PyObject *values; /* the Python side: dtypes, conj and neg */
     bool copy;
     bool shared; /* copies are looked up, and kept, in archive->made */

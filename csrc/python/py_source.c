@@ -4,14 +4,27 @@
  * were the mmap itself could be made to read freed memory by an innocent
  * close(); as long as a Source lives, close() is refused.  It has no method
  * that lets go.
+ *
+ * Or a file that is read where bytes are wanted: what is told of it cannot kill
+ * the process when somebody shortens the file, as a map would.
  */
 #include "py_module.h"
 
+#include <errno.h>
 #include <structmember.h>
+
+#ifndef _WIN32
+#include <fcntl.h>
+#include <unistd.h>
+#endif
 
 typedef struct {
     PyObject_HEAD
-    Py_buffer view;
+    Py_buffer view; /* all zeros of a file */
+    bool is_file;
+    int fd;         /* a file's, our own */
+    uint64_t start; /* where in it the bytes begin */
+    uint64_t size;
     PyObject *stamp; /* what the file looked like, or NULL */
     PyObject *weak;  /* references to it, kept by CPython */
 } py_source;
@@ -32,6 +45,7 @@ source_new(PyTypeObject *type, PyObject *buffer)
             return NULL;
         }
     }
+    self->size = (uint64_t)self->view.len;
     return (PyObject *)self;
 }
 
@@ -50,6 +64,165 @@ source_new_slot(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     return self;
 }
+
+/* ---------------------------------------------------------------- files */
+
+#ifndef _WIN32
+static PyObject *
+new_file(PyTypeObject *type, int fd, uint64_t start, uint64_t size, PyObject *stamp)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    py_source *self = (py_source *)alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        Py_DECREF(self);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    self->is_file = true;
+    self->fd = own;
+    self->start = start;
+    self->size = size;
+    self->stamp = Py_XNewRef(stamp);
+    return (PyObject *)self;
+}
+
+static PyObject *
+source_of_file(PyObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"fd", "start", "size", "stamp", NULL};
+    int fd;
+    unsigned long long start, size;
+    PyObject *stamp = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iKK|O:of_file", names, &fd, &start,
+                                     &size, &stamp)) {
+        return NULL;
+    }
+    if (size > PY_SSIZE_T_MAX || start > (uint64_t)INT64_MAX - size) {
+        PyErr_SetString(PyExc_OverflowError, "no file is as large");
+        return NULL;
+    }
+    return new_file((PyTypeObject *)type, fd, start, size, stamp);
+}
+
+static bool
+read_file(void *ctx, uint64_t offset, size_t size, uint8_t *into)
+{
+    py_input *in = ctx;
+    while (size > 0) {
+        size_t piece = size < ((size_t)1 << 30) ? size : (size_t)1 << 30;
+        ssize_t count = pread(in->fd, into, piece, (off_t)(in->start + offset));
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            in->error = count < 0 ? errno : PY_ENDED;
+            return false;
+        }
+        into += count;
+        offset += (uint64_t)count;
+        size -= (size_t)count;
+    }
+    return true;
+}
+#endif
+
+void
+py_source_input(PyObject *source, py_input *input)
+{
+    const py_source *self = (const py_source *)source;
+    *input = (py_input){.input = {.data = self->view.buf, .size = self->size}};
+#ifndef _WIN32
+    if (self->is_file) {
+        input->fd = self->fd;
+        input->start = self->start;
+        input->input.read = read_file;
+        input->input.ctx = input;
+    }
+#endif
+}
+
+PyObject *
+py_raise_input(const py_input *input, const psd_error *err)
+{
+    if (input->error == PY_ENDED) {
+        return py_raise_named("TruncatedError",
+                              "the file became shorter while it was read");
+    }
+    if (input->error != 0) {
+        errno = input->error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return py_raise(err);
+}
+
+static PyObject *
+source_read(PyObject *self, PyObject *args)
+{
+    unsigned long long offset;
+    Py_ssize_t size;
+    py_input in;
+    if (!PyArg_ParseTuple(args, "Kn:read", &offset, &size)) {
+        return NULL;
+    }
+    py_source_input(self, &in);
+    if (size < 0 || offset > in.input.size) {
+        size = 0;
+    }
+    else if ((uint64_t)size > in.input.size - offset) {
+        size = (Py_ssize_t)(in.input.size - offset);
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, size);
+    if (bytes == NULL || size == 0) {
+        return bytes;
+    }
+    uint8_t *into = (uint8_t *)PyBytes_AsString(bytes);
+    psd_error err;
+    psd_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = psd_input_copy(&in.input, offset, (size_t)size, into, &err);
+    Py_END_ALLOW_THREADS
+    if (status != PSD_OK) {
+        Py_DECREF(bytes);
+        return py_raise_input(&in, &err);
+    }
+    return bytes;
+}
+
+static PyObject *
+source_slice(PyObject *object, PyObject *args)
+{
+    const py_source *self = (const py_source *)object;
+    unsigned long long start, size;
+    if (!PyArg_ParseTuple(args, "KK:slice", &start, &size)) {
+        return NULL;
+    }
+    start = start < self->size ? start : self->size;
+    size = size < self->size - start ? size : self->size - start;
+#ifndef _WIN32
+    if (self->is_file) {
+        return new_file(Py_TYPE(object), self->fd, self->start + start, size,
+                        self->stamp);
+    }
+#endif
+    allocfunc alloc = (allocfunc)PyType_GetSlot(Py_TYPE(object), Py_tp_alloc);
+    py_source *slice = (py_source *)alloc(Py_TYPE(object), 0);
+    uint8_t *data = self->view.buf;
+    if (slice != NULL && PyBuffer_FillInfo(&slice->view, object, data + start,
+                                           (Py_ssize_t)size, self->view.readonly,
+                                           PyBUF_SIMPLE) < 0) {
+        Py_CLEAR(slice);
+    }
+    if (slice != NULL) {
+        slice->size = size;
+        slice->stamp = Py_XNewRef(self->stamp);
+    }
+    return (PyObject *)slice;
+}
+
+/* ---------------------------------------------------------------- buffers */
 
 PyObject *
 py_source_new(py_state *state, PyObject *buffer)
@@ -86,6 +259,9 @@ py_source_window(py_state *state, PyObject *owner, psd_span bytes)
                           (Py_ssize_t)bytes.size, 1, PyBUF_SIMPLE) < 0) {
         Py_CLEAR(self);
     }
+    if (self != NULL) {
+        self->size = bytes.size;
+    }
     return (PyObject *)self;
 }
 
@@ -108,6 +284,11 @@ source_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_ClearWeakRefs(self);
     PyBuffer_Release(&((py_source *)self)->view);
+#ifndef _WIN32
+    if (((py_source *)self)->is_file) {
+        (void)close(((py_source *)self)->fd);
+    }
+#endif
     Py_XDECREF(((py_source *)self)->stamp);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -118,13 +299,17 @@ static int
 source_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     const Py_buffer *held = &((py_source *)self)->view;
+    if (((py_source *)self)->is_file) {
+        PyErr_SetString(PyExc_BufferError, "the bytes of this file are read, not held");
+        return -1;
+    }
     return PyBuffer_FillInfo(view, self, held->buf, held->len, held->readonly, flags);
 }
 
 static PyObject *
 source_size(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromSsize_t(((py_source *)self)->view.len);
+    return PyLong_FromUnsignedLongLong(((py_source *)self)->size);
 }
 
 static PyObject *
@@ -141,10 +326,26 @@ py_source_stamp(PyObject *self)
 }
 
 static PyGetSetDef source_getset[] = {
-    {"size", source_size, NULL, PyDoc_STR("Bytes held."), NULL},
+    {"size", source_size, NULL, PyDoc_STR("How many bytes."), NULL},
     {"readonly", source_readonly, NULL,
      PyDoc_STR("Whether arrays on these bytes are read-only."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef source_methods[] = {
+#ifndef _WIN32
+    {"of_file", (PyCFunction)(void (*)(void))source_of_file,
+     METH_VARARGS | METH_KEYWORDS | METH_CLASS,
+     PyDoc_STR("of_file($type, /, fd, start, size, stamp=None)\n--\n\n"
+               "The bytes of an open file, read when they are wanted.")},
+#endif
+    {"read", source_read, METH_VARARGS,
+     PyDoc_STR("read($self, offset, size, /)\n--\n\n"
+               "A copy of these bytes; fewer at the end.")},
+    {"slice", source_slice, METH_VARARGS,
+     PyDoc_STR("slice($self, start, size, /)\n--\n\n"
+               "The same bytes from there on, so many, as a Source; fewer at the end.")},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef source_members[] = {
@@ -158,6 +359,7 @@ static PyType_Slot source_slots[] = {
     {Py_tp_new, source_new_slot},
     {Py_tp_dealloc, source_dealloc},
     {Py_tp_getset, source_getset},
+    {Py_tp_methods, source_methods},
     {Py_tp_members, source_members},
     {Py_bf_getbuffer, source_getbuffer},
     {0, NULL},
