@@ -448,6 +448,10 @@ def embedded() -> dict[str, bytes]:
     for name, spelled in (("bytes", data), ("text", encoded)):
         loaded = call("torch.storage", "_load_from_bytes", spelled)
         found[f"embedded {name}.pkl"] = utils("_rebuild_tensor_v2", loaded, window) + b"."
+    # A storage whose bytes are not there.
+    cut = stream(stored("FloatStorage", "0", 6), {"0": (6, b"")})
+    loaded = call("torch.storage", "_load_from_bytes", b"B" + struct.pack("<I", len(cut)) + cut)
+    found["embedded cut.pkl"] = utils("_rebuild_tensor_v2", loaded, window) + b"."
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import pickle
 import struct
 import zipfile
 from typing import Any
@@ -330,3 +331,35 @@ def test_any_damage_ends_in_a_file_or_an_error(seed: int) -> None:
     for name in done.kept:
         if seed % 3 and name in TENSORS:  # a legacy stream has no checksums
             kit.same_array(obj[name], TENSORS[name])
+
+
+# ------------------------------------------------------------------ storages within pickles
+
+
+@pytest.mark.parametrize("numel", [4000, 200_000_000])
+def test_a_stream_within_a_pickle_is_whole_or_nothing(numel: int) -> None:
+    """Bytes that are not there must not be taken from whatever lies behind."""
+    pid = (kit.text("storage"), kit.named("torch", "FloatStorage"), kit.text("0"), kit.text("cpu"))
+    bare = kit.tuple_of(*pid, kit.integer(numel), b"N") + b"Q"
+    head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+    stream = b"".join(
+        [
+            *(pickle.dumps(part, 2) for part in head),
+            kit.program(bare),
+            pickle.dumps(["0"], 2),
+            struct.pack("<q", numel),
+        ]
+    )
+    payload = b"B" + struct.pack("<I", len(stream)) + stream
+    over = kit.call("torch.storage", "_load_from_bytes", payload)
+    window = (kit.integer(0), kit.sizes((numel,)), kit.sizes((1,)), kit.boolean(False))
+    body = kit.call("torch._utils", "_rebuild_tensor_v2", over, *window,
+                    kit.call(*kit.ORDERED_DICT))  # fmt: skip
+    data = kit.archive(kit.dict_of({"w": body}))
+    with pytest.raises(psd.CorruptError):
+        psd.load(data)
+    with pytest.raises(psd.CorruptError):
+        psd.repair(data, io.BytesIO())
+    # Nor where another fault has the file opened as one that is damaged.
+    with pytest.raises(psd.CorruptError):
+        psd.repair(data[:-30], io.BytesIO())

@@ -141,6 +141,17 @@ def test_stored_arrays_are_mapped(tmp_path: pathlib.Path) -> None:
     assert memoryview(base).nbytes == len(before)  # the file itself
 
 
+def test_a_compressed_array_that_is_taken_twice() -> None:
+    """The second time it is found among what was inflated before."""
+    file = io.BytesIO()
+    np.savez_compressed(file, w=np.arange(1000, dtype="<f4"))
+    info = psd.open(file.getvalue())["w"]
+    first = info.numpy()
+    second = info.numpy()
+    assert np.shares_memory(first, second)
+    assert np.array_equal(second, np.arange(1000, dtype="<f4"))
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_every_version_of_the_header(version: tuple[int, int]) -> None:
     file = zipped({"w.npy": npy(FLOATS, version)})

@@ -461,6 +461,21 @@ def test_a_sidecar_is_bound_by_its_tensors(path: pathlib.Path) -> None:
         psd.load(path)
 
 
+def test_the_digest_of_tensors_is_that_of_other_formats(tmp_path: pathlib.Path) -> None:
+    told = set()
+    for format in ("zip", "legacy", "safetensors", "npz"):
+        path = tmp_path / format
+        psd.save({"w": FLOATS, "b": FLOATS[:1].copy()}, path, format=format)
+        side = psd.save_trainable(path, {"w": True})
+        told.add(json.loads(pathlib.Path(side).read_text())["checkpoint"]["tensors_sha256"])
+    packed = tmp_path / "packed"
+    with open(packed, "wb") as file:
+        np.savez_compressed(file, w=FLOATS, b=FLOATS[:1])
+    side = psd.save_trainable(packed, {"w": True})
+    told.add(json.loads(pathlib.Path(side).read_text())["checkpoint"]["tensors_sha256"])
+    assert len(told) == 1
+
+
 def test_saving_keeps_flags_beside(tmp_path: pathlib.Path) -> None:
     sd = psd.StateDict({"a": FLOATS, "b": FLOATS.copy()}, trainable={"a": True})
     path = tmp_path / "flags.safetensors"

@@ -68,8 +68,7 @@ def test_commands(path: pathlib.Path, command: str) -> None:
     name = "facts_of" if command == "stat" else "flags_of"
     code, said = shrinking(
         path,
-        f"shorten(_cli, '{name}')\n"
-        f"sys.exit(_cli.main(['{command}', path]))\n",
+        f"shorten(_cli, '{name}')\nsys.exit(_cli.main(['{command}', path]))\n",
     )
     assert code in (0, 2), said
     assert "Traceback" not in said

@@ -21,6 +21,13 @@ PSD_CHECKED psd_status psd_archive_crc_of_range(const psd_archive *archive,
                                                 uint64_t size, uint32_t *crc,
                                                 psd_error *err);
 
+/* Of a deflated record, but for its first `skip` bytes. */
+PSD_CHECKED psd_status psd_archive_crc_of_deflated(const psd_archive *archive,
+                                                   const psd_input *input,
+                                                   const psd_zip_entry *entry,
+                                                   uint32_t skip, uint32_t *crc,
+                                                   psd_error *err);
+
 PSD_CHECKED psd_status psd_archive_open_stream(psd_archive *archive,
                                                const psd_input *input, psd_error *err);
 PSD_CHECKED psd_status psd_archive_join_stream(psd_archive *archive,

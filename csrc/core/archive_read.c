@@ -202,7 +202,11 @@ psd_archive_storage_crc32(const psd_archive *archive, const psd_input *input,
     if (status != PSD_OK) {
         return status;
     }
-    if (s->place == PSD_PLACE_RECORD) {
+    if (where.place == PSD_PLACE_RECORD && s->skip > 0) {
+        return psd_archive_crc_of_deflated(archive, input, where.entry, s->skip, crc,
+                                           err);
+    }
+    if (s->place == PSD_PLACE_RECORD && s->skip == 0) {
         const psd_zip_entry *entry = &archive->zip.entries[s->at.entry];
         *crc = entry->crc32;
         return psd_archive_states_crc(entry)

@@ -106,6 +106,10 @@ storage_in(psd_archive *inner, psd_span stream, psd_storage *storage, bool *is_s
     *is_storage = t != NULL && (t->flags & PSD_TENSOR_STORAGE) != 0;
     if (*is_storage) {
         const psd_storage *s = &inner->model.storages[t->storage];
+        if (t->numel > 0 && s->place != PSD_PLACE_FILE) {
+            return fails(err, PSD_STORAGE, PSD_NOWHERE, s->key,
+                         "a stream within a pickle holds a storage without bytes");
+        }
         size_t item = psd_dtype_row((psd_dtype)s->dtype)->size;
         storage->dtype = s->dtype;
         storage->untyped = s->untyped;
@@ -135,6 +139,8 @@ psd_archive_embedded(void *ctx, psd_span stream, psd_storage *storage, bool *is_
     psd_archive inner;
     psd_archive_init(&inner, &archive->options);
     inner.nested = true;
+    inner.options.salvage =
+        false; /* a part of the pickle: whole, or the pickle is not */
     psd_status status = storage_in(&inner, stream, storage, is_storage, err);
     if (status == PSD_OK && *is_storage) {
         storage->location = psd_arena_copy(&archive->arena, storage->location);

@@ -264,9 +264,10 @@ psd_archive_fetch(const psd_archive *archive, const psd_input *input,
                : PSD_OK;
 }
 
-static psd_status
-crc_of_deflated(const psd_archive *archive, const psd_input *input,
-                const psd_zip_entry *entry, uint32_t *crc, psd_error *err)
+psd_status
+psd_archive_crc_of_deflated(const psd_archive *archive, const psd_input *input,
+                            const psd_zip_entry *entry, uint32_t skip, uint32_t *crc,
+                            psd_error *err)
 {
     psd_alloc alloc = archive->options.alloc;
     size_t size = (size_t)entry->size;
@@ -276,7 +277,7 @@ crc_of_deflated(const psd_archive *archive, const psd_input *input,
     }
     psd_status status = psd_archive_inflate(archive, input, entry, bytes, err);
     if (status == PSD_OK) {
-        *crc = psd_crc32(0, bytes, size);
+        *crc = psd_crc32(0, bytes + skip, size - skip);
     }
     alloc.resize(alloc.ctx, bytes, size == 0 ? 1 : size, 0);
     return status;
@@ -316,7 +317,7 @@ psd_archive_crc32(const psd_archive *archive, const psd_input *input,
     return entry->method == PSD_ZIP_STORED
                ? psd_archive_crc_of_range(archive, input, offset, entry->size, crc32,
                                           err)
-               : crc_of_deflated(archive, input, entry, crc32, err);
+               : psd_archive_crc_of_deflated(archive, input, entry, 0, crc32, err);
 }
 
 psd_status

@@ -177,6 +177,15 @@ is_extended(const uint8_t *header)
     return header[TYPE] == 'x' || header[TYPE] == 'g';
 }
 
+/* The folder before a member's name; a field of POSIX, which old headers may use else. */
+static psd_span
+prefix_of(const uint8_t *header)
+{
+    return memcmp(header + MAGIC, "ustar", 5) == 0
+               ? text_at(header, PREFIX, PREFIX_SIZE)
+               : (psd_span){header, 0};
+}
+
 static psd_status
 enter(reader *r, psd_span name, uint8_t type, uint64_t size)
 {
@@ -187,11 +196,11 @@ enter(reader *r, psd_span name, uint8_t type, uint64_t size)
     if (type == 'L' || type == 'K') {
         return fails(r, PSD_TAR, name, "a member with a name of more than 100 bytes");
     }
-    if (psd_leads_out(name)) {
+    psd_span prefix = prefix_of(r->header);
+    if (psd_leads_out(name) || psd_leads_out(prefix)) {
         return fails(r, PSD_PATH, name, "a member whose name leads out of the folder");
     }
-    if (member == PSD_TAR_MEMBER_COUNT ||
-        text_at(r->header, PREFIX, PREFIX_SIZE).size > 0) {
+    if (member == PSD_TAR_MEMBER_COUNT || prefix.size > 0) {
         return PSD_OK;
     }
     if (type == '5') {

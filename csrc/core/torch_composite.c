@@ -386,6 +386,13 @@ read_jagged(gathering *g, const psd_ref *args, uint32_t count)
         values->rank < 1 || values->rank > 63 || axis < 1 || axis > values->rank) {
         return bad(g, "values and offsets of a jagged tensor do not fit together");
     }
+    if (g->count > 2) {
+        const psd_tensor *lengths = psd_torch_tensor_at(p, g->parts[2].tensor);
+        if (!is_index(lengths) || lengths->rank != 1 ||
+            lengths->shape[0] != offsets->shape[0] - 1) {
+            return bad(g, "lengths and offsets of a jagged tensor do not fit together");
+        }
+    }
     int64_t *shape = new_shape(g, values->rank + 1u);
     if (shape == NULL) {
         return psd_torch_no_memory(p);

@@ -23,9 +23,7 @@ psd_torch_lookup(const psd_torch_pass *p, psd_ref ref, psd_span name)
         return 0;
     }
     for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
-        const psd_value *key = psd_value_at(p->pool, dict->as.items[i]);
-        /* Bytes are no name, whatever they spell: to Python they differ from any text. */
-        if (key->kind != PSD_KIND_BYTES && psd_text_is(key, name)) {
+        if (psd_text_is(psd_value_at(p->pool, dict->as.items[i]), name)) {
             found = dict->as.items[i + 1];
         }
     }

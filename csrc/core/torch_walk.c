@@ -25,12 +25,13 @@ psd_ref
 psd_walk_attribute(const psd_pool *pool, psd_ref dict, psd_span name)
 {
     psd_pairs p = psd_walk_pairs(pool, dict);
+    psd_ref found = 0;
     for (uint32_t i = 0; i + 1 < p.count && i < 2 * PSD_LOOKED_AT; i += 2) {
         if (psd_text_is(psd_value_at(pool, p.items[i]), name)) {
-            return p.items[i + 1];
+            found = p.items[i + 1]; /* of a key that comes twice the later counts */
         }
     }
-    return 0;
+    return found;
 }
 
 static bool

@@ -163,6 +163,7 @@ look_at_parent(psd_torch_pass *p, const psd_call *call, psd_tensor *t)
 {
     const psd_storage *s = &p->model->storages[t->storage];
     uint64_t item = psd_dtype_row((psd_dtype)t->dtype)->size;
+    uint64_t before = s->parent_offset / item;
     t->storage = s->parent;
     if (t->numel == 0) {
         return PSD_OK; /* its offset means nothing */
@@ -170,7 +171,11 @@ look_at_parent(psd_torch_pass *p, const psd_call *call, psd_tensor *t)
     if (s->parent_offset % item != 0) {
         return psd_torch_bad(p, call, "a tensor begins within an element");
     }
-    t->offset += (int64_t)(s->parent_offset / item);
+    if (!psd_multiply(before, psd_dtype_per_byte((psd_dtype)t->dtype), &before) ||
+        before > (uint64_t)INT64_MAX - (uint64_t)t->offset) {
+        return psd_torch_bad(p, call, "a tensor begins beyond all files");
+    }
+    t->offset += (int64_t)before;
     return PSD_OK;
 }
 

@@ -210,12 +210,12 @@ psd_text_of(const psd_value *value)
     return (psd_span){value->as.bytes, value->count};
 }
 
-/* Is this a TEXT (or a Python 2 STRING) with just these bytes? */
+/* Is this a TEXT (or a Python 2 STRING) with just these bytes?  BYTES are no name, whatever
+ * they spell: to Python they differ from any text. */
 static inline bool
 psd_text_is(const psd_value *value, psd_span text)
 {
-    return (value->kind == PSD_KIND_TEXT || value->kind == PSD_KIND_STRING ||
-            value->kind == PSD_KIND_BYTES) &&
+    return (value->kind == PSD_KIND_TEXT || value->kind == PSD_KIND_STRING) &&
            psd_span_equal(psd_text_of(value), text);
 }
 

@@ -254,7 +254,9 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
     bool swaps = base->unit > 1, done;
     base->source = find_made(arrays, storage, base->unit);
     if (base->source != NULL) {
-        base->data = (uint8_t *)(uintptr_t)py_source_span(base->source).data;
+        /* Of an inflated record all was kept, and where.skip is 0 of everything else. */
+        size_t before = where.place == PSD_PLACE_RECORD ? where.skip : 0;
+        base->data = (uint8_t *)(uintptr_t)py_source_span(base->source).data + before;
         return true;
     }
     if (PyErr_Occurred() != NULL) {

@@ -210,9 +210,9 @@ source_slice(PyObject *object, PyObject *args)
     allocfunc alloc = (allocfunc)PyType_GetSlot(Py_TYPE(object), Py_tp_alloc);
     py_source *slice = (py_source *)alloc(Py_TYPE(object), 0);
     uint8_t *data = self->view.buf;
-    if (slice != NULL && PyBuffer_FillInfo(&slice->view, object, data + start,
-                                           (Py_ssize_t)size, self->view.readonly,
-                                           PyBUF_SIMPLE) < 0) {
+    if (slice != NULL &&
+        PyBuffer_FillInfo(&slice->view, object, data + start, (Py_ssize_t)size,
+                          self->view.readonly, PyBUF_SIMPLE) < 0) {
         Py_CLEAR(slice);
     }
     if (slice != NULL) {
@@ -343,8 +343,9 @@ static PyMethodDef source_methods[] = {
      PyDoc_STR("read($self, offset, size, /)\n--\n\n"
                "A copy of these bytes; fewer at the end.")},
     {"slice", source_slice, METH_VARARGS,
-     PyDoc_STR("slice($self, start, size, /)\n--\n\n"
-               "The same bytes from there on, so many, as a Source; fewer at the end.")},
+     PyDoc_STR(
+         "slice($self, start, size, /)\n--\n\n"
+         "The same bytes from there on, so many, as a Source; fewer at the end.")},
     {NULL, NULL, 0, NULL},
 };
 

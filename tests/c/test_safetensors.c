@@ -743,7 +743,7 @@ test_the_end_of_a_record(void)
         uint32_t crc;
         CHECK_UINT(psd_archive_storage_crc32(&o.archive, &o.input, 0, &crc, &o.err),
                    PSD_OK);
-        CHECK_UINT(crc, o.archive.zip.entries[i].crc32);
+        CHECK_UINT(crc, psd_crc32(0, (const uint8_t *)"data", 4));
         close_archive(&o);
     }
     static const struct {

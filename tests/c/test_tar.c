@@ -283,6 +283,8 @@ test_members_that_are_refused(void)
     REFUSE(PSD_PATH, leads_out, .name = "..");
     REFUSE(PSD_PATH, leads_out, .name = "/etc/passwd");
     REFUSE(PSD_PATH, leads_out, .name = "..\\x");
+    REFUSE(PSD_PATH, leads_out, .name = "x", .prefix = "a/../..");
+    REFUSE(PSD_PATH, leads_out, .name = "pickle", .prefix = "..");
     REFUSE(PSD_TAR_TYPE, link, .name = "pickle", .type = '1');
     REFUSE(PSD_TAR_TYPE, link, .name = "storages", .type = '2');
     REFUSE(PSD_TAR_TYPE, link, .name = "./tensors", .type = '3');

@@ -406,6 +406,7 @@ test_nested(void)
     "NestedTensor\n((" dict "dt(dt^R"
 #define ROWS FLOATS("r", "12", TWO("6", "2"), TWO("2", "1"))
 #define OFFSETS LONGS("o", "4", ONE("4"), ONE("1"))
+#define LENGTHS LONGS("l", "3", ONE("3"), ONE("1"))
 #define VALUES_ARE(tensor) "Vvalues\n" tensor
 #define OFFSETS_ARE(tensor) "Voffsets\n" tensor
 
@@ -420,8 +421,8 @@ test_jagged(void)
              PSD_LAYOUT_JAGGED, PSD_DTYPE_FLOAT32, PSD_TENSOR_REQUIRES_GRAD, -1,
              48 + 32, "values offsets ", 3, {3, -1, 2});
     COMPOSED(AS_JAGGED(VALUES_ARE(ROWS) OFFSETS_ARE(OFFSETS) "V_ragged_idx\nI2\n"
-                                                             "Vlengths\n" OFFSETS),
-             PSD_LAYOUT_JAGGED, PSD_DTYPE_FLOAT32, 0, -1, 48 + 64,
+                                                             "Vlengths\n" LENGTHS),
+             PSD_LAYOUT_JAGGED, PSD_DTYPE_FLOAT32, 0, -1, 48 + 32 + 24,
              "values offsets lengths ", 3, {3, 6, -1});
     /* By itself, without a type. */
     COMPOSED(NJT "_rebuild_njt\n((" VALUES_ARE(ROWS) OFFSETS_ARE(OFFSETS) "dtR",
@@ -434,11 +435,15 @@ test_jagged_that_does_not_fit(void)
 {
     static const char apart[] =
         "values and offsets of a jagged tensor do not fit together";
+    static const char lengths[] =
+        "lengths and offsets of a jagged tensor do not fit together";
     static const char nothing[] = "a jagged tensor has no values or no offsets";
 #define NO_JAGGED(dict, sentence)                                                      \
     REFUSED(BAD_JAGGED(dict), PSD_TENSOR, sentence, "_rebuild_from_type_v2", false, 0, \
             0)
     NO_JAGGED("", nothing);
+    NO_JAGGED(VALUES_ARE(ROWS) OFFSETS_ARE(OFFSETS) "Vlengths\n" OFFSETS, lengths);
+    NO_JAGGED(VALUES_ARE(ROWS) OFFSETS_ARE(OFFSETS) "Vlengths\n" ROWS, lengths);
     NO_JAGGED(VALUES_ARE(ROWS), nothing);
     NO_JAGGED(OFFSETS_ARE(OFFSETS), nothing);
     NO_JAGGED(VALUES_ARE(ROWS) "C\x07"

@@ -250,6 +250,14 @@ test_attributes_that_are_missing(void)
     GIVES("c" NET "\n)\x81((V_parameters\n(" ITEM("w", PARAMETER("0")) "dV_modules\n(dd"
                                                                        "(Vslot\nNdtb",
           "w:p | =1 ");
+    /* Of a key that comes twice the later counts; bytes are another key. */
+    GIVES(
+        "c" NET
+        "\n)\x81(V_parameters\n(" ITEM("old", PARAMETER("0")) "dV_parameters\n(" ITEM(
+            "w", PARAMETER("0")) "dC\x0b_parameters(" ITEM("x",
+                                                           PARAMETER(
+                                                               "0")) "dV_modules\n(ddb",
+        "w:p | =1 ");
     /* By REDUCE, as the earliest did. */
     GIVES("c" NET "\n)R(V_parameters\n(" ITEM("w", PARAMETER("0")) "dV_modules\n(ddb",
           "w:p | =1 ");
