@@ -130,6 +130,8 @@ class Archive:
     def verify(self, index: int, /) -> bool:
         """Check one record; False when it states no CRC.  Raises ChecksumError."""
     def crc32(self, index: int, /) -> int: ...
+    def locate(self, index: int, /) -> int | None:
+        """Where the bytes of a stored record begin, by number; None of a deflated one."""
     def storage_crc32(self, storage: int, /) -> int:
         """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
     def storage_records(self) -> list[str | None]:

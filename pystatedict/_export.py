@@ -50,7 +50,6 @@ _OLD = {
     _WEIGHTS: ("serialized_state_dict.pt", "serialized_state_dict.json"),
     _CONSTANTS: ("serialized_constants.pt", "serialized_constants.json"),
 }
-_LOCAL_HEADER = 30
 
 
 def program_at(
@@ -213,13 +212,12 @@ def _within(
     source: Source, archive: Archive, records: Records, record: str, limits: Limits
 ) -> Archive:
     """The checkpoint that is a record of the archive; its bytes are not copied."""
-    _, header, _, size, _, method = archive.records()[records.index[record]]
-    if method == 0:
-        names = source.read(header + _LOCAL_HEADER - 4, 4)
-        start = header + _LOCAL_HEADER + sum(names[0::2]) + 256 * sum(names[1::2])
-        inner = source.slice(start, size)
+    index = records.index[record]
+    start = archive.locate(index)
+    if start is None:
+        inner = _core.Source(archive.read(index), stamp=archive.stamp)
     else:
-        inner = _core.Source(archive.read(records.index[record]), stamp=archive.stamp)
+        inner = source.slice(start, archive.records()[index][3])
     try:
         return _core.open_archive(inner, archive.path, limits)
     except NotACheckpointError:

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 
 from pystatedict import _core
-from pystatedict._errors import UnsafePickleError
+from pystatedict._errors import LimitError, UnsafePickleError
 from pystatedict._globals import verdict
-from pystatedict._scriptcode import ScriptCode, is_packaged, unescaped
+from pystatedict._scriptcode import TEXTS_MOST, ScriptCode, is_packaged, unescaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,14 @@ def check_script(archive: Archive) -> None:
     if archive.kind != "torchscript" and not is_packaged(archive):
         return
     code = ScriptCode(archive)
+    if code.size > TEXTS_MOST:
+        raise LimitError(
+            "the script has more source text than is looked at: what it runs while it is loaded"
+            " cannot be told",
+            limit=TEXTS_MOST,
+            value=code.size,
+            hint='load(f, dangerous="opaque") reads its tensors and runs nothing',
+        )
     if code.empty and not _has(archive, "model.json"):
         raise UnsafePickleError(
             "constants.pkl sends torch.load to the reader of TorchScript, and the archive has"

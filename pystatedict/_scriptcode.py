@@ -29,8 +29,8 @@ _PLAIN_ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "v": "\v", "t": "\
 
 _MODULES = frozenset({"Module", "ModuleInterface"})
 
-# No model has a source text that is longer; a small archive could inflate to one.
-_LONGEST = 1 << 26
+#: No model has as much source text, in bytes; a small archive could inflate to more.
+TEXTS_MOST = 1 << 26
 
 
 #: Where torch.package keeps scripts, each in a folder of its number.
@@ -149,11 +149,12 @@ class ScriptCode:
         self._archive = archive
         # Scripts within a package of torch.package share their texts.
         prefix = archive.prefix + (PACKAGED + "code/" if is_packaged(archive) else "code/")
-        self._records = {
-            name[len(prefix) :]: index
-            for index, (name, _, _, size, _, _) in enumerate(archive.records())
-            if name.startswith(prefix) and name.endswith(".py") and size <= _LONGEST
-        }
+        self._records: dict[str, int] = {}
+        self.size = 0  # of all texts
+        for index, (name, _, _, size, _, _) in enumerate(archive.records()):
+            if name.startswith(prefix) and name.endswith(".py"):
+                self._records[name[len(prefix) :]] = index
+                self.size += size
         self._classes: dict[str, dict[str, ScriptClass]] = {}
 
     @property
@@ -174,9 +175,8 @@ class ScriptCode:
         """The class `module`.`name`, or None when no text tells of it."""
         if module not in self._classes:
             record = module.replace(".", "/") + ".py"
-            self._classes[module] = (
-                classes_of(self._text(record)) if record in self._records else {}
-            )
+            there = record in self._records and self.size <= TEXTS_MOST
+            self._classes[module] = classes_of(self._text(record)) if there else {}
         return self._classes[module].get(name)
 
     def find_type(self, name: str) -> ScriptClass | None:

@@ -446,6 +446,22 @@ def test_constants_that_call_are_refused() -> None:
     psd.load(script(obj("M", {}), code, obj("C", {})))
 
 
+def test_texts_that_are_too_long_to_be_looked_at_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One text that nobody looked at could run anything."""
+    code = HOOK.format("    torch.save(state, 'x')\n" + "\n" * 300_000)
+    for module in ("pystatedict._scriptcode", "pystatedict._scriptcheck"):
+        monkeypatch.setattr(f"{module}.TEXTS_MOST", 200_000)
+    data = script(restored("M", kit.tensor()), {"__torch__.py": code, "other.py": "class A:\n"})
+    with pytest.raises(psd.LimitError, match="source text"):
+        psd.load(data)
+    psd.load(data, dangerous="opaque")
+    parts = {f"part{i}.py": "class A:\n" + "\n" * 50_000 for i in range(5)}
+    with pytest.raises(psd.LimitError, match="source text"):
+        psd.load(script(obj("M", {}), {"__torch__.py": MODULE.format("", ""), **parts}))
+
+
 def test_a_checkpoint_dressed_as_a_script_is_refused() -> None:
     body = kit.dict_of({"w": kit.tensor()})
     with pytest.raises(psd.UnsafePickleError, match="no source texts"):

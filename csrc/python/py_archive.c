@@ -411,6 +411,25 @@ archive_crc32(PyObject *object, PyObject *index)
 }
 
 static PyObject *
+archive_locate(PyObject *object, PyObject *index)
+{
+    record_call c;
+    if (!begin_record(&c, object, index)) {
+        return NULL;
+    }
+    PyObject *result = Py_None;
+    if (c.entry->method == PSD_ZIP_STORED) {
+        uint64_t offset;
+        psd_error err;
+        result = psd_zip_locate(&c.in.input, c.entry, &offset, &err) == PSD_OK
+                     ? PyLong_FromUnsignedLongLong(offset)
+                     : py_raise_input(&c.in, &err);
+    }
+    Py_DECREF(c.source);
+    return result == Py_None ? Py_NewRef(Py_None) : result;
+}
+
+static PyObject *
 archive_storage_crc32(PyObject *object, PyObject *args)
 {
     py_archive *self = (py_archive *)object;
@@ -974,6 +993,9 @@ static PyMethodDef archive_methods[] = {
     {"crc32", archive_crc32, METH_O,
      PyDoc_STR("crc32($self, index, /)\n--\n\n"
                "The CRC-32 of a record's bytes.")},
+    {"locate", archive_locate, METH_O,
+     PyDoc_STR("locate($self, index, /)\n--\n\n"
+               "Where the bytes of a stored record begin; None of a deflated one.")},
     {"storage_crc32", archive_storage_crc32, METH_VARARGS,
      PyDoc_STR("storage_crc32($self, storage, /)\n--\n\n"
                "The CRC-32 of a storage's bytes, by number: stated or computed.")},
