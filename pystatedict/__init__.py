@@ -18,17 +18,17 @@ _HOMES = {
     "_core": ("LIMITS", "TensorInfo"),
     "_dtypes": ("widen",),
     "_errors": (
-        "ChecksumError", "ClosedError", "CorruptError", "LimitError", "MismatchError",
-        "MissingTensorError", "NotACheckpointError", "SidecarError", "StaleSidecarError",
-        "StateDictError", "StateDictWarning", "TruncatedError", "UnsafePickleError",
-        "UnsupportedError",
+        "AmbiguousRootError", "ChecksumError", "ClosedError", "CorruptError", "LimitError",
+        "MismatchError", "MissingTensorError", "NotACheckpointError", "SidecarError",
+        "StaleSidecarError", "StateDictError", "StateDictWarning", "TruncatedError",
+        "UnsafePickleError", "UnsupportedError",
     ),
     "_identify": ("identify",),
     "_integrity": ("Repair", "Verification", "repair", "verify"),
     "_into": ("IncompatibleKeys", "load_state_dict"),
     "_keys": ("TensorKey",),
     "_opaque": ("Opaque", "OpaqueModule"),
-    "_scan": ("scan",),
+    "_scan": ("GlobalUse", "ScanReport", "scan"),
     "_sidecar": ("load_trainable", "save_trainable"),
     "_statedict": ("Parameter", "StateDict"),
     "_tensorkinds": ("NestedTensor", "QuantizedTensor", "SparseTensor", "TensorSubclass"),
@@ -37,14 +37,14 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "LIMITS", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError", "Device", "Dtype",
-    "IncompatibleKeys", "Layout", "LimitError", "MismatchError", "MissingTensorError",
-    "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme",
-    "QuantizedTensor", "Repair", "SidecarError", "Size", "SparseTensor", "StaleSidecarError",
-    "StateDict", "StateDictError", "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass",
-    "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification", "identify",
-    "items", "load", "load_state_dict", "load_trainable", "open", "repair", "save",
-    "save_trainable", "scan", "verify", "widen",
+    "LIMITS", "AmbiguousRootError", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError",
+    "Device", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LimitError", "MismatchError",
+    "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule",
+    "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport", "SidecarError", "Size",
+    "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError", "StateDictWarning",
+    "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError", "UnsafePickleError",
+    "UnsupportedError", "Verification", "identify", "items", "load", "load_state_dict",
+    "load_trainable", "open", "repair", "save", "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pystatedict._core import LIMITS, TensorInfo
     from pystatedict._dtypes import widen
     from pystatedict._errors import (
+        AmbiguousRootError,
         ChecksumError,
         ClosedError,
         CorruptError,
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from pystatedict._into import IncompatibleKeys, load_state_dict
     from pystatedict._keys import TensorKey
     from pystatedict._opaque import Opaque, OpaqueModule
-    from pystatedict._scan import scan
+    from pystatedict._scan import GlobalUse, ScanReport, scan
     from pystatedict._sidecar import load_trainable, save_trainable
     from pystatedict._statedict import Parameter, StateDict
     from pystatedict._tensorkinds import (

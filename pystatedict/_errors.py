@@ -400,6 +400,10 @@ class MissingTensorError(StateDictError, KeyError):
         return lines
 
 
+class AmbiguousRootError(MissingTensorError):
+    """Several state_dicts are candidates for ``root="auto"``."""
+
+
 class MismatchError(StateDictError, ValueError):
     """Weights and target do not fit; nothing was copied.
 

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError
+from pystatedict._errors import (
+    AmbiguousRootError,
+    LimitError,
+    MissingTensorError,
+    UnsupportedError,
+)
 from pystatedict._opaque import warn_of_untold
 from pystatedict._printable import printable
 
@@ -24,10 +29,6 @@ _NAMES = (
 _EXTRA = "_extra_state"
 
 Path = tuple[str, ...]
-
-
-class AmbiguousRootError(MissingTensorError):
-    """Several state_dicts are candidates for ``root="auto"``."""
 
 
 def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:

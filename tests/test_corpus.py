@@ -110,8 +110,8 @@ def test_errors_are_of_the_expected_class(
 
 
 def test_allowed_alternatives_are_explained(results: list[dict[str, Any]]) -> None:
-    """Each case in which we give the second answer stands in docs/kinds.md, with why."""
-    page = (TESTS.parent / "docs" / "kinds.md").read_text(encoding="utf-8")
+    """Each case in which we give the second answer stands in corpus.md, with why."""
+    page = (TESTS / "corpus.md").read_text(encoding="utf-8")
     others = [row["path"] for row in results if row["status"] == "alt"]
     assert [path for path in others if f"`{path}`" not in page] == []
 

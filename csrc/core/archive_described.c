@@ -59,15 +59,6 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
     return PSD_OK;
 }
 
-/* A value was not born: the pool is full, or there is no memory. */
-static psd_status
-not_born(const psd_archive *archive, psd_error *err)
-{
-    return psd_pool_full(&archive->pool)
-               ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE, "too many values for one pickle")
-               : no_memory(err);
-}
-
 static bool
 copy_numbers(psd_archive *archive, psd_tensor *t)
 {
@@ -118,7 +109,7 @@ add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, bool las
     refs[0] = name.data == NULL ? 0 : psd_new_text(pool, PSD_KIND_TEXT, name);
     refs[1] = refs[0] == 0 ? 0 : psd_new_none(pool);
     if (refs[1] == 0) {
-        return not_born(archive, err);
+        return psd_pool_fail(&archive->pool, err);
     }
     psd_value *v = psd_value_at(pool, refs[1]);
     v->kind = PSD_KIND_TENSOR;
@@ -143,7 +134,7 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
         return no_memory(err);
     }
     if (dict == 0) {
-        return not_born(archive, err);
+        return psd_pool_fail(&archive->pool, err);
     }
     for (uint32_t i = 0; i < told->tensor_count && status == PSD_OK; i++) {
         status = add_tensor(archive, told->names[i], &told->tensors[i], told->lasting,

@@ -102,10 +102,7 @@ psd_archive_read_safetensors(psd_archive *archive, const psd_input *input,
         status = describe(archive, input, &header, &scratch, err);
     }
     if (status == PSD_OK && header.has_notes && !add_notes(archive, &header)) {
-        status = psd_pool_full(&archive->pool)
-                     ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
-                                "a pickle has more values than allowed")
-                     : no_memory(err);
+        status = psd_pool_fail(&archive->pool, err);
     }
     psd_arena_clear(&scratch);
     psd_safetensors_clear(&header);

@@ -50,6 +50,16 @@ psd_pool_full(const psd_pool *pool)
     return pool->count >= pool->max_values;
 }
 
+psd_status
+psd_pool_fail(const psd_pool *pool, psd_error *err)
+{
+    if (!psd_pool_full(pool)) {
+        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    }
+    psd_fail(err, PSD_LIMIT, PSD_NOWHERE, "a pickle has more values than allowed");
+    return psd_fail_numbers(err, (uint64_t)pool->count + 1, pool->max_values);
+}
+
 /* ------------------------------------------------------------------- births */
 
 static psd_ref

@@ -12,6 +12,7 @@
 #define PSD_VALUE_H
 
 #include "arena.h"
+#include "error.h"
 
 typedef uint32_t psd_ref; /* a value's number; 0 is none */
 
@@ -136,6 +137,9 @@ psd_kind_of(const psd_pool *pool, psd_ref ref)
  * borrowed: they must live as long as the pool.  Refs are copied.
  */
 bool psd_pool_full(const psd_pool *pool);
+
+/* Why a value was not born: PSD_LIMIT of a full pool, else PSD_NO_MEMORY. */
+psd_status psd_pool_fail(const psd_pool *pool, psd_error *err);
 psd_ref psd_new_none(psd_pool *pool);
 psd_ref psd_new_bool(psd_pool *pool, bool v);
 psd_ref psd_new_int(psd_pool *pool, int64_t v);

@@ -697,6 +697,15 @@ archive_untold(PyObject *object, PyObject *args)
     return over_ref(object, args, "|k:untold", py_untold);
 }
 
+static void
+raise_unborn(const psd_pool *pool)
+{
+    psd_error err;
+    if (psd_pool_fail(pool, &err) != PSD_OK) {
+        py_raise(&err);
+    }
+}
+
 /* One (name, value, is a parameter) as two refs; false with an exception set. */
 static bool
 note_entry(py_archive *self, PyObject *row, psd_ref *refs)
@@ -723,7 +732,7 @@ note_entry(py_archive *self, PyObject *row, psd_ref *refs)
             (uint8_t)(parameter ? PSD_TENSOR_PARAMETER : PSD_TENSOR_BUFFER);
     }
     if (refs[0] == 0) {
-        PyErr_NoMemory();
+        raise_unborn(pool);
     }
     return refs[0] != 0;
 }
@@ -752,7 +761,7 @@ archive_note_module(PyObject *object, PyObject *args)
     }
     if (done && !psd_torch_note_module(&self->core.pool, &self->core.model, at, refs,
                                        (uint32_t)count * 2)) {
-        PyErr_NoMemory();
+        raise_unborn(&self->core.pool);
         done = false;
     }
     free(refs);
