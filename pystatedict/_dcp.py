@@ -27,8 +27,10 @@ from pystatedict._errors import (
 from pystatedict._files import open_source
 from pystatedict._fileset import (
     FileSet,
+    How,
     count,
     listed,
+    member_of,
     open_member,
     path_within,
     require_files,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pystatedict._core import Archive, Source, TensorInfo
-    from pystatedict._fileset import How, Limits, Member
+    from pystatedict._fileset import Limits, Member
 
     Numbers = tuple[int, ...]
     Box = tuple[Numbers, Numbers]  # offsets, sizes
@@ -435,7 +437,7 @@ class Distributed(FileSet):
         super().__init__(path)
         self._entries = contents.entries
         self._globals = contents.globals
-        self._how = how
+        self._how = How(how.mmap, how.limits)  # of damaged pieces none is kept
         self._lost: set[str] = set()
         self._sources: dict[str, Source] = {}
         self._named: dict[tuple[str, int], _Safetensors] = {}
@@ -665,11 +667,9 @@ class Distributed(FileSet):
         return self._sources[file]
 
     def _slice(self, file: str, path: str, start: int, length: int | None) -> Archive:
-        from pystatedict._opening import archive_of
-
         view = memoryview(self._source(file))
         part = view[start:] if length is None else view[start : start + length]
-        return archive_of(_core.Source(part), path, self._how.limits)
+        return member_of(_core.Source(part), path, self._how)
 
     def close(self) -> None:
         super().close()
@@ -848,6 +848,7 @@ def open_sharded_safetensors(folder: str, names: list[str], how: How) -> Distrib
     """Files of Hugging Face's form that were not put together: each tells of its boxes."""
     contents = _Contents()
     sizes: dict[str, list[int]] = {}
+    require_files((os.path.join(folder, file) for file in names), "the folder")
     for file in names:
         archive = open_member(os.path.join(folder, file), how)
         try:

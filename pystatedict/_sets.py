@@ -129,13 +129,20 @@ def _open_found(found: Found, how: How) -> Archive:
 
         return open_deepspeed(folder, names, how)
     if found.kind == "file":
-        from pystatedict._fileset import open_member, require_files
-
-        path = os.path.join(folder, names[0])
-        require_files([path], "the folder")
-        return open_member(path, how)
+        return _open_file(os.path.join(folder, names[0]), how)
     from pystatedict._shards import open_index, open_parts
 
     if found.kind == "index":
         return open_index(os.path.join(folder, names[0]), how)
     return open_parts(folder, names, how)
+
+
+def _open_file(path: str, how: How) -> Archive:
+    """The one file that the folder is about: of any kind but a set."""
+    from pystatedict._files import open_source
+    from pystatedict._fileset import require_files
+    from pystatedict._opening import archive_of
+
+    require_files([path], "the folder")
+    source, _ = open_source(path, how.mmap)
+    return archive_of(source, path, how.limits, salvage=how.salvage)

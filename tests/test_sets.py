@@ -223,6 +223,39 @@ def test_links_are_followed(shards: pathlib.Path, tmp_path: pathlib.Path) -> Non
     kit.same_array(W, psd.load(snapshot)["z.weight"])
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_keys_that_are_no_texts(tmp_path: pathlib.Path, index: bool) -> None:
+    files = ["x-00001-of-00002.bin", "x-00002-of-00002.bin"]
+    psd.save({1: W, 2: 5}, tmp_path / files[0])
+    psd.save({"b": W + 1}, tmp_path / files[1])
+    if index:
+        write_index(tmp_path, {"1": files[0], "2": files[0], "b": files[1]})
+    sd = psd.load(tmp_path)
+    assert list(sd) == [1, 2, "b"] and sd[2] == 5
+    kit.same_array(W, sd[1])
+    assert list(psd.open(tmp_path)) == ["1", "b"]
+    kit.same_array(W, psd.open(tmp_path)["1"].numpy())
+    kit.same_array(W, psd.load(tmp_path, root="1"))
+
+
+def test_keys_that_have_no_name(tmp_path: pathlib.Path) -> None:
+    for name, key in itertools.product(("a", "b"), ((2, 3), b"x", frozenset({1}))):
+        psd.save({key: W if name == "a" else 5, "c": W}, tmp_path / "x-00001-of-00001.bin")
+        with pytest.raises(psd.CorruptError, match="neither text nor a number"):
+            psd.load(tmp_path)
+
+
+def test_a_whole_module_is_its_state_dict(tmp_path: pathlib.Path) -> None:
+    data = pathlib.Path(__file__).with_name("data") / "kinds" / "modules" / "net.pth"
+    alone = psd.load(data, root="auto")
+    (tmp_path / "a.bin").write_bytes(data.read_bytes())
+    write_index(tmp_path, dict.fromkeys(map(str, alone), "a.bin"))
+    sd = psd.load(tmp_path)
+    assert list(sd) == list(alone)
+    for name, array in alone.items():
+        kit.same_array(array, sd[name])
+
+
 # ------------------------------------------------------------------ shards that do not fit
 
 
@@ -304,9 +337,53 @@ def test_special_files_are_not_opened(tmp_path: pathlib.Path) -> None:
     refused(tmp_path, psd.CorruptError, "missing-part")
 
 
+def test_special_files_among_the_shards_of_ranks(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    path.mkdir()
+    refused(tmp_path, psd.CorruptError, "missing-part")
+    path.rmdir()
+    os.mkfifo(path)
+    refused(tmp_path, psd.CorruptError, "missing-part")
+
+
+@pytest.mark.parametrize("obj", [[W, W], (W, 5), W, 5])
+def test_a_shard_without_names(tmp_path: pathlib.Path, obj: object) -> None:
+    psd.save(obj, tmp_path / "x-00001-of-00001.bin")
+    refused(tmp_path, psd.CorruptError, "index")
+    write_index(tmp_path, {"0": "x-00001-of-00001.bin"})
+    refused(tmp_path, psd.CorruptError, "index")
+
+
+def test_a_shard_that_is_a_script(tmp_path: pathlib.Path) -> None:
+    """Its source texts would not be looked into."""
+    data = pathlib.Path(__file__).with_name("data") / "script" / "scripted-2.13.0.pt"
+    (tmp_path / "a.bin").write_bytes(data.read_bytes())
+    write_index(tmp_path, dict.fromkeys(psd.open(data), "a.bin"))
+    error = refused(tmp_path, psd.UnsupportedError, "set-member")
+    assert error.path == str(tmp_path / "a.bin")
+
+
+def test_links_to_nowhere_are_passed_by(tmp_path: pathlib.Path) -> None:
+    os.symlink(tmp_path / "gone", tmp_path / "notes")
+    psd.save({"a": W}, tmp_path / "x-00001-of-00001.bin")
+    kit.same_array(W, psd.load(tmp_path)["a"])
+    info = psd.open(tmp_path)["a"]
+    kit.same_array(W, pickle.loads(pickle.dumps(info)).numpy())
+
+
+def test_folders_in_a_files_place_are_not_followed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").mkdir()
+    os.symlink(".", tmp_path / "link" / "a.bin")
+    deep = tmp_path / "/".join(["a.pt"] * 600)
+    deep.mkdir(parents=True)
+    for folder in ("link", "a.pt"):
+        assert psd.identify(tmp_path / folder) == "directory"
+        refused(tmp_path / folder, psd.CorruptError, "missing-part")
+
+
 def test_an_index_that_names_itself(tmp_path: pathlib.Path) -> None:
     index = write_index(tmp_path, {"w": "pytorch_model.bin.index.json"})
-    refused(index, psd.UnsupportedError, "torch-shards")
+    refused(index, psd.UnsupportedError, "set-member")
 
 
 @pytest.mark.parametrize(
