@@ -389,6 +389,8 @@ class _Safetensors:
 def _saved_offsets(archive: Archive) -> dict[str, Numbers]:
     import json
 
+    if archive.kind != "safetensors":
+        raise _bad("places tensors by name in a file that is no safetensors file")
     try:
         told = json.loads((archive.extra or {}).get(_SHARDING, "{}"))
     except (ValueError, RecursionError):

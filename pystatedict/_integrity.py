@@ -127,6 +127,7 @@ class _Examination:
         self.checked = self.unchecked = 0
         self.problems: list[StateDictError] = []
         self.lost: list[str] = []
+        self.bad: set[str] = set()  # names of records
 
     def look_at(self, archive: Archive) -> bool:
         """Check the records of one file; take what stands in damaged ones for lost."""
@@ -146,6 +147,7 @@ class _Examination:
         if not records:
             self.unchecked += archive.storage_count
         archive.lose([i for i, name in enumerate(archive.storage_records()) if name in bad])
+        self.bad |= bad
         return not bad
 
 
@@ -210,7 +212,11 @@ def repair(
             problems += found.problems
             obj = archive.load(archive.root, _values)
             _leave_out(obj)
-        _api.save(obj, out, opaque=True, overwrite=overwrite)
+            complete = getattr(archive.extra, "complete", None)
+            if complete is not None:
+                found.lost += complete(archive, obj, found.bad)
+        opaque = _api._format_of(out, None) == "zip"  # the other formats have no place for it
+        _api.save(obj, out, opaque=opaque, overwrite=overwrite)
         gone = set(found.lost)
         return Repair([n for n in archive.tensors() if n not in gone], found.lost, problems)
     finally:

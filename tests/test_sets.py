@@ -1352,6 +1352,15 @@ def test_a_tag_of_nothing(tmp_path: pathlib.Path, tag: str) -> None:
 # ------------------------------------------------------------------ real torch as judge
 
 
+def test_shards_of_ranks_that_are_other_files(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    with path.open("wb") as file:
+        np.savez(file, w=W, text=np.array("x"))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+    psd.save({"w": W}, path, format="zip")
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+
+
 @pytest.mark.oracle
 def test_a_checkpoint_of_real_torch(tmp_path: pathlib.Path) -> None:
     torch = pytest.importorskip("torch")
