@@ -87,10 +87,19 @@ class _Tensor:
 class _Contents:
     """What a metadata tells: {name: tensor, or the piece of a value}, and paths by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self.entries: dict[str, _Tensor | _Piece] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.globals: list[tuple[str, str, int, bool]] = []
+        self._left = size  # of its bytes
+
+    def take(self, count: int) -> None:
+        """Of what a pickle spells out, each has a byte at least; it may refer to one list over
+        and over, and nobody who writes such a metadata does.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise _bad("tells of more parts than it has bytes for")
 
 
 # ------------------------------------------------------------------ the metadata
@@ -121,9 +130,14 @@ def _state(obj: Any, *names: str) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> Numbers:
-    if not isinstance(value, (tuple, list)) or not all(
-        type(n) is int and 0 <= n < 1 << 63 for n in value
-    ):
+    if not isinstance(value, (tuple, list)):
+        raise _bad("holds sizes that are none")
+    most = _core.LIMITS["rank"]
+    if len(value) > most:
+        raise LimitError(
+            "a tensor has more dimensions than the limit", limit=most, value=len(value), name="rank"
+        )
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
         raise _bad("holds sizes that are none")
     return tuple(value)
 
@@ -151,7 +165,7 @@ def _read_metadata(path: str, limits: Limits) -> _Contents:
     from pystatedict import _values
 
     source, _ = open_source(path)
-    contents = _Contents()
+    contents = _Contents(memoryview(source).nbytes)
     archive = None
     try:
         archive = _core.open_archive(source, path, limits, True, mode="pickle")
@@ -159,18 +173,21 @@ def _read_metadata(path: str, limits: Limits) -> _Contents:
         told = _state(archive.load(archive.root, _values), "Metadata")
         _read_entries(told, contents)
         _place(told.get("storage_data"), contents)
+        _read_paths(told.get("planner_data"), contents)
     except StateDictError as error:
         error.path = error.path or path
         tell_danger(error, archive)
         raise
-    paths = told.get("planner_data")
-    if isinstance(paths, dict):
-        contents.paths = {
-            name: tuple(way)
-            for name, way in paths.items()
-            if isinstance(way, (tuple, list)) and all(type(k) in (str, int) for k in way) and way
-        }
     return contents
+
+
+def _read_paths(paths: Any, contents: _Contents) -> None:
+    """The keys that each name was made of; what is no such table makes a flat checkpoint."""
+    for name, way in paths.items() if isinstance(paths, dict) else ():
+        if isinstance(way, (tuple, list)) and way:
+            contents.take(len(way))
+            if all(type(key) in (str, int) for key in way):
+                contents.paths[name] = tuple(way)
 
 
 def _read_entries(told: dict[str, Any], contents: _Contents) -> None:
@@ -190,6 +207,7 @@ def _read_entries(told: dict[str, Any], contents: _Contents) -> None:
         chunks = state.get("chunks")
         if not isinstance(chunks, list):
             raise _bad("tells of no chunks", name)
+        contents.take(len(chunks))
         for chunk in chunks:
             box = _state(chunk, "ChunkStorageMetadata")
             offsets, sizes = _numbers(box.get("offsets")), _numbers(box.get("sizes"))
@@ -404,11 +422,12 @@ def _saved_offsets(archive: Archive) -> dict[str, Numbers]:
 class _Node:
     """A place in the nest that was flattened: children by key, or a name."""
 
-    __slots__ = ("children", "name", "path")
+    __slots__ = ("children", "depth", "name", "path")
 
-    def __init__(self, path: tuple[Any, ...], name: str | None) -> None:
-        self.path = path
+    def __init__(self, depth: int, name: str | None, path: tuple[Any, ...] = ()) -> None:
+        self.depth = depth
         self.name = name  # None: a dict or list
+        self.path = path  # of keys, to what has a name
         self.children: dict[Any, int] = {}
 
 
@@ -490,7 +509,7 @@ class Distributed(FileSet):
         if ref == self.root:
             yield from ((name, name) for name in self._entries)
             return
-        depth = len(self._nodes[ref].path)
+        depth = self._nodes[ref].depth
         seen: set[str] = set()
         todo = [ref]
         while todo:
@@ -681,7 +700,7 @@ class Distributed(FileSet):
 
 def _nest(contents: _Contents) -> list[_Node]:
     """The nest that the names were flattened from; flat where that makes no sense."""
-    nodes = [_Node((), None), _Node((), None)]  # 0 is nobody's
+    nodes = [_Node(0, None), _Node(0, None)]  # 0 is nobody's
     for name in contents.entries:
         way = contents.paths.get(name, (name,))
         at = 1
@@ -692,16 +711,16 @@ def _nest(contents: _Contents) -> list[_Node]:
                 return _flat(contents)
             if key not in node.children:
                 node.children[key] = len(nodes)
-                nodes.append(_Node(way[:depth], name if leaf else None))
+                nodes.append(_Node(depth, name, way) if leaf else _Node(depth, None))
             at = node.children[key]
     return nodes
 
 
 def _flat(contents: _Contents) -> list[_Node]:
-    nodes = [_Node((), None), _Node((), None)]
+    nodes = [_Node(0, None), _Node(0, None)]
     for name in contents.entries:
         nodes[1].children[name] = len(nodes)
-        nodes.append(_Node((name,), name))
+        nodes.append(_Node(1, name, (name,)))
     return nodes
 
 
@@ -839,7 +858,7 @@ def _merge(whole: _Contents, part: _Contents) -> None:
             if (before.size, before.dtype) != (entry.size, entry.dtype):
                 raise _bad("of two ranks tells of different tensors", name)
             for box, piece in entry.boxes.items():
-                before.boxes.setdefault(box, piece)
+                before.boxes[box] = before.boxes.get(box) or piece
         elif type(before) is not type(entry):
             raise _bad("of two ranks tells of a tensor and of a value", name)
     whole.paths.update(part.paths)

@@ -1190,6 +1190,46 @@ def test_growth_is_counted(tmp_path: pathlib.Path) -> None:
         assert calls(200, action) < 2.2 * calls(100, action)
 
 
+def test_parts_that_are_referred_to_over_and_over(tmp_path: pathlib.Path) -> None:
+    """A pickle may name one list of n chunks, or one path of n keys, n times."""
+    again, many = b"q\x63", 500
+    entry = tensor_entry((many,), [((i,), (1,)) for i in range(many)])
+    shared = {"t": entry + again} | {f"t{i}": b"h\x63" for i in range(many)}
+    (tmp_path / ".metadata").write_bytes(metadata(shared, []))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+    ways = kit.dict_of(
+        {"t": b"(" + b"K\x01" * many + b"t" + again} | {f"t{i}": b"h\x63" for i in range(many)}
+    )
+    (tmp_path / ".metadata").write_bytes(metadata({}, [], planner_data=ways))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+
+
+def test_more_dimensions_than_any_tensor_has(tmp_path: pathlib.Path) -> None:
+    refused(one(tmp_path, size=(1,) * 65, boxes=[]), psd.LimitError, "limit")
+    refused(one(tmp_path, boxes=[((0,) * 65, (1,) * 65)]), psd.LimitError, "limit")
+
+
+def test_a_deep_nest_costs_no_more_than_its_keys(tmp_path: pathlib.Path) -> None:
+    import tracemalloc
+
+    data = piece_of(W)
+    (tmp_path / "x").write_bytes(data)
+    (tmp_path / ".metadata").write_bytes(
+        metadata(
+            {"w": tensor_entry((3, 4), [((0, 0), (3, 4))])},
+            [place("w", (0, 0), "x", 0, len(data))],
+            planner_data=planner({"w": (0,) * 8000}),
+        )
+    )
+    tracemalloc.start()
+    try:
+        assert list(psd.open(tmp_path)) == ["w"]
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert psd.load(tmp_path, root="0")[".".join("0" * 7999)].shape == (3, 4)
+
+
 # ------------------------------------------------------------------ safetensors, distributed
 
 
