@@ -133,6 +133,8 @@ def not_a_checkpoint(found: Identification, path: str | None = None) -> StateDic
     elif found.kind in _UNSUPPORTED:
         kind = UnsupportedError
         sentence += ", which pystatedict does not read"
+    elif found.kind == "safetensors":
+        sentence += ", which holds no pickle"  # asked for by those who look for pickles alone
     else:
         sentence += ", not a checkpoint"
     error = kind(

@@ -542,6 +542,36 @@ def test_the_command_line(
             assert told["total"]["tensors"] == 5 and told["checksums"] == "stated"
 
 
+@pytest.mark.parametrize("format", ["zip", "safetensors"])
+def test_stat_counts_the_bytes_of_all_files(
+    tmp_path: pathlib.Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = write_shards(tmp_path, ".bin", format)
+    for f in (index, tmp_path):
+        assert main(["stat", "--json", str(f)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["size"] == sum(path.stat().st_size for path in tmp_path.iterdir())
+    deepspeed(tmp_path / "ds", {"mp_rank_00_model_states.pt": {"module": {"w": W}}}, "tag")
+    assert main(["stat", "--json", str(tmp_path / "ds")]) == 0
+    path = tmp_path / "ds" / "tag" / "mp_rank_00_model_states.pt"
+    assert json.loads(capsys.readouterr().out)["size"] == path.stat().st_size
+
+
+def test_scans_of_an_index_and_of_its_folder_agree(tmp_path: pathlib.Path) -> None:
+    for format in ("zip", "safetensors", "npz"):
+        folder = tmp_path / format
+        (folder / "below").mkdir(parents=True)
+        psd.save({"a": W}, folder / "a.bin", format=format)
+        psd.save({"b": W}, folder / "below" / "b.bin", format=format)
+        index = write_index(folder, {"a": "a.bin", "b": "below/b.bin"})
+        for f in (index, folder):
+            report = psd.scan(f)
+            assert (report.verdict, report.errors) == ("clean", ())
+    with pytest.raises(psd.NotACheckpointError) as caught:
+        psd.scan(tmp_path / "safetensors" / "a.bin")
+    assert caught.value.sentence.endswith("which holds no pickle")
+
+
 def test_listing_imports_no_numpy(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
     write_distributed(tmp_path / "dcp", {"w": [((0, 0), W)]})
     code = (
