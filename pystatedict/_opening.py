@@ -94,7 +94,7 @@ def open_files(f: Any, mmap: bool, limits: Limits, salvage: bool = False) -> Ope
     from pystatedict._sets import open_set
 
     try:
-        return open_set(name.rstrip(os.sep) or name, How(mmap, limits, salvage))
+        return open_set(name, How(mmap, limits, salvage))
     except StateDictError as error:
         error.path = error.path or name
         raise

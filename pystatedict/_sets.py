@@ -46,6 +46,7 @@ def find(folder: str) -> Found | None:
     """
     from pystatedict._deepspeed import is_deepspeed, tagged_folder
 
+    folder = _named(folder)
     names = sorted(os.listdir(folder))
     metadata = [".metadata"] if ".metadata" in names else []
     metadata = metadata or sorted(filter(_RANK.fullmatch, names), key=lambda n: int(n[2:-9]))
@@ -69,6 +70,12 @@ def find(folder: str) -> Found | None:
     if shards:
         return Found("dcp-safetensors", folder, shards)
     return _by_suffix(folder, names)
+
+
+def _named(folder: str) -> str:
+    """The path of a folder, its last part a name: a sidecar stands beside it by that name."""
+    folder = folder.rstrip(os.sep) or folder
+    return os.path.realpath(folder) if os.path.basename(folder) in (".", "..") else folder
 
 
 def _by_suffix(folder: str, names: list[str]) -> Found | None:

@@ -845,6 +845,22 @@ def test_flags_beside_the_folder(distributed: pathlib.Path) -> None:
     assert psd.load(distributed, root="model").trainable["b"] is False
 
 
+def test_flags_stand_by_the_folders_name_however_it_is_spelled(
+    distributed: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (distributed / "below").mkdir()
+    name = next(iter(psd.open(distributed)))
+    beside = pathlib.Path(f"{distributed}.trainable.json")
+    for here, spelling in ((".", "."), ("below", ".."), (".", "./"), ("below", "../.")):
+        monkeypatch.chdir(distributed / here)
+        assert psd.save_trainable(spelling, {name: True}, root=None) == str(beside)
+        assert psd.load(spelling).trainable[name] is True
+        assert psd.load_trainable(spelling, root=None) == {name: True}
+        assert psd.load(distributed).trainable[name] is True
+        assert not list(pathlib.Path().glob("*.json"))
+        beside.unlink()
+
+
 @pytest.mark.parametrize("dtype", ["bool", "i8", "u2", "f2", "c8", "c16", ">i4"])
 def test_dtypes(tmp_path: pathlib.Path, dtype: str) -> None:
     array = (np.arange(12) % 2).reshape(3, 4).astype(dtype)
