@@ -24,7 +24,7 @@ from pystatedict._errors import (
     TruncatedError,
     UnsupportedError,
 )
-from pystatedict._files import open_source
+from pystatedict._files import open_source, stamp_of
 from pystatedict._fileset import (
     FileSet,
     How,
@@ -91,6 +91,7 @@ class _Contents:
         self.entries: dict[str, _Tensor | _Piece] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.globals: list[tuple[str, str, int, bool]] = []
+        self.stamps: dict[str, tuple[int, ...]] = {}  # of the files of pieces
         self._left = size  # of its bytes
 
     def take(self, count: int) -> None:
@@ -348,6 +349,7 @@ def _check_files(folder: str, contents: _Contents) -> None:
     paths = {file: path_within(folder, file, "the metadata") for file in files}
     require_files(paths.values(), "the metadata")
     for file, rows in files.items():
+        contents.stamps[file] = stamp_of(paths[file])
         size = os.stat(paths[file]).st_size
         rows.sort(key=lambda row: (row[1].offset, row[1].length))
         plain = _name_tensors(contents, paths[file], size, rows)
@@ -432,13 +434,14 @@ class _Node:
 
 
 class _Opener:
-    """Opens the archive that a piece is in."""
+    """Opens the archive that a piece is in, or several are, and knows of what they are."""
 
-    __slots__ = ("owner", "piece")
+    __slots__ = ("owner", "parts", "piece")
 
     def __init__(self, owner: Distributed, piece: _Piece) -> None:
         self.owner = owner
         self.piece = piece
+        self.parts: list[tuple[str, _Piece, Box | None]] = []  # name, piece, and box of a tensor
 
     def __call__(self) -> Archive:
         return self.owner._open(self.piece)[0]
@@ -458,6 +461,7 @@ class Distributed(FileSet):
         super().__init__(path)
         self._entries = contents.entries
         self._globals = contents.globals
+        self._stamps = contents.stamps
         self._how = How(how.mmap, how.limits)  # of damaged pieces none is kept
         self._lost: set[str] = set()
         self._sources: dict[str, Source] = {}
@@ -470,19 +474,20 @@ class Distributed(FileSet):
     # ---------------------------------------------------------------- looking
 
     def members(self) -> list[Member]:
-        found: list[Member] = []
-        named: set[tuple[str, int]] = set()
+        found: dict[tuple[str, int, str | None], _Opener] = {}
         for name, entry in self._entries.items():
             if name in self._lost:
                 continue
-            pieces = [entry] if isinstance(entry, _Piece) else list(entry.boxes.values())
-            for piece in pieces:
+            boxes: dict[Any, _Piece | None] = (
+                {None: entry} if isinstance(entry, _Piece) else {**entry.boxes}
+            )
+            for box, piece in boxes.items():
                 assert piece is not None
-                place = (piece.file, piece.offset)
-                if piece.name is None or place not in named:
-                    named.add(place)
-                    found.append((piece.file, _Opener(self, piece)))
-        return found
+                # Of a safetensors file the pieces go by their names.
+                place = (piece.file, piece.offset, None if piece.name is None else "")
+                opener = found.setdefault(place, _Opener(self, piece))
+                opener.parts.append((name, piece, box))
+        return [(opener.piece.file, opener) for opener in found.values()]
 
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         ours = [
@@ -553,13 +558,21 @@ class Distributed(FileSet):
         return _core.crc32("".join(texts).encode())
 
     def lose(self, member: Member) -> None:
-        opener = member[1]
-        assert isinstance(opener, _Opener)
-        place = (opener.piece.file, opener.piece.offset)
-        for name, entry in self._entries.items():
-            pieces = [entry] if isinstance(entry, _Piece) else entry.boxes.values()
-            if any(piece is not None and (piece.file, piece.offset) == place for piece in pieces):
+        self._lost.update(name for name, _, _ in _parts_of(member))
+
+    def misfits(self, member: Member, archive: Archive) -> list[StateDictError]:
+        found: list[StateDictError] = []
+        for name, piece, box in _parts_of(member):
+            entry = self._entries[name]
+            if box is None or isinstance(entry, _Piece):
+                continue
+            try:
+                ref = archive.root if piece.name is None else self._open(piece)[1]
+                self._check_part(name, entry, box, piece, archive, ref)
+            except CorruptError as error:
+                found.append(error)
                 self._lost.add(name)
+        return found
 
     def lost(self) -> list[str]:
         return [name for name in self._entries if name in self._lost]
@@ -641,6 +654,12 @@ class Distributed(FileSet):
         except StateDictError as error:
             error.path, error.key = error.path or archive.path, error.key or name
             raise
+        self._check_part(name, tensor, box, piece, archive, ref)
+        return part
+
+    def _check_part(
+        self, name: str, tensor: _Tensor, box: Box, piece: _Piece, archive: Archive, ref: int
+    ) -> None:
         info = archive.tensors(ref).get("")
         same = info is not None and info.dtype == tensor.dtype and info.shape == box[1]
         if same and piece.name is not None:
@@ -655,7 +674,6 @@ class Distributed(FileSet):
                 key=name,
                 hint="the files are of different saves; copy the whole folder again",
             )
-        return part
 
     def _open(self, piece: _Piece) -> tuple[Archive, int]:
         """The archive that a piece is, or is in, and the number of its value there."""
@@ -684,7 +702,15 @@ class Distributed(FileSet):
     def _source(self, file: str) -> Source:
         if file not in self._sources:
             path = os.path.join(self.path or "", file)
-            self._sources[file] = open_source(path, self._how.mmap)[0]
+            source, _ = open_source(path, self._how.mmap)
+            if stamp_of(path) != self._stamps[file]:
+                raise CorruptError(
+                    "the file has changed since the checkpoint was opened",
+                    path=path,
+                    code="file-changed",
+                    hint="open the checkpoint again, when all of its files are written",
+                )
+            self._sources[file] = source
         return self._sources[file]
 
     def _slice(self, file: str, path: str, start: int, length: int | None) -> Archive:
@@ -696,6 +722,12 @@ class Distributed(FileSet):
         super().close()
         self._sources.clear()
         self._named.clear()
+
+
+def _parts_of(member: Member) -> list[tuple[str, _Piece, Box | None]]:
+    opener = member[1]
+    assert isinstance(opener, _Opener)
+    return opener.parts
 
 
 def _nest(contents: _Contents) -> list[_Node]:
@@ -871,6 +903,7 @@ def open_sharded_safetensors(folder: str, names: list[str], how: How) -> Distrib
     sizes: dict[str, list[int]] = {}
     require_files((os.path.join(folder, file) for file in names), "the folder")
     for file in names:
+        contents.stamps[file] = stamp_of(os.path.join(folder, file))
         archive = open_member(os.path.join(folder, file), how)
         try:
             _read_boxes(file, archive, contents, sizes)

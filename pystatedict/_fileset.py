@@ -179,6 +179,10 @@ class FileSet:
     def lose(self, member: Member) -> None:
         """Take the tensors of a damaged member for lost, where its archive has not been told."""
 
+    def misfits(self, member: Member, archive: Archive) -> list[StateDictError]:
+        """What its archive holds otherwise than the set tells, which is then taken for lost."""
+        return []
+
     def lost(self) -> list[str]:
         """The names of the tensors that were taken for lost."""
         return [name for name, info in self.tensors().items() if info._is_lost]

@@ -160,7 +160,10 @@ def _examine(archive: Opened) -> _Examination:
     assert isinstance(archive, FileSet)
     for member in archive.members():
         try:
-            whole = found.look_at(member[1]())
+            opened = member[1]()
+            whole = found.look_at(opened)
+            if whole:
+                found.problems += archive.misfits(member, opened)
         except CorruptError as error:
             found.problems.append(error)
             whole = False

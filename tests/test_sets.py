@@ -1104,6 +1104,35 @@ def test_pieces_of_another_tensor(tmp_path: pathlib.Path) -> None:
         assert caught.value.path == str(tmp_path / "d" / "__0_0.distcp")
 
 
+def test_verify_tells_of_pieces_of_another_tensor(tmp_path: pathlib.Path) -> None:
+    whole = one(tmp_path / "d")
+    assert psd.verify(whole)
+    folder = one(tmp_path / "d", data=piece_of(W.astype("f8")))
+    report = psd.verify(folder)
+    assert [problem.code for problem in report.problems] == ["dcp-chunks"]
+    assert report.damaged == ("w",)
+    done = psd.repair(folder, tmp_path / "new.pth")
+    assert (done.kept, done.lost) == ((), ("w",))
+
+
+def test_files_that_change_after_opening(distributed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The metadata is of one save, and the pieces would be of another."""
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    data = sharded_file({"w": ((0, 0), W)})
+    (sharded / "shard-00001-model-00001-of-00001.safetensors").write_bytes(data)
+    for folder in (distributed, sharded):
+        checkpoint = psd.open(folder)
+        infos = list(checkpoint.values())
+        for path in folder.glob("*_*.distcp" if folder is distributed else "shard*"):
+            path.write_bytes(path.read_bytes())
+            os.utime(path, (1, 1))
+        with pytest.raises(psd.CorruptError) as caught:
+            infos[0].numpy()
+        assert caught.value.code == "file-changed" and caught.value.path is not None
+        assert len(psd.load(folder)) >= len(infos)
+
+
 def test_transformed_pieces_are_named(tmp_path: pathlib.Path) -> None:
     folder = one(tmp_path / "d", more=b"](" + kit.text("stream.zstd/1") + b"e")
     assert "stream.zstd" in str(refused(folder, psd.UnsupportedError, "dcp-transform"))
