@@ -24,11 +24,13 @@ from pystatedict._errors import (
     TruncatedError,
     UnsupportedError,
 )
-from pystatedict._files import open_source
+from pystatedict._files import open_source, stamp_of
 from pystatedict._fileset import (
     FileSet,
+    How,
     count,
     listed,
+    member_of,
     open_member,
     path_within,
     require_files,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pystatedict._core import Archive, Source, TensorInfo
-    from pystatedict._fileset import How, Limits, Member
+    from pystatedict._fileset import Limits, Member
 
     Numbers = tuple[int, ...]
     Box = tuple[Numbers, Numbers]  # offsets, sizes
@@ -85,10 +87,20 @@ class _Tensor:
 class _Contents:
     """What a metadata tells: {name: tensor, or the piece of a value}, and paths by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self.entries: dict[str, _Tensor | _Piece] = {}
         self.paths: dict[str, tuple[Any, ...]] = {}
         self.globals: list[tuple[str, str, int, bool]] = []
+        self.stamps: dict[str, tuple[int, ...]] = {}  # of the files of pieces
+        self._left = size  # of its bytes
+
+    def take(self, count: int) -> None:
+        """Of what a pickle spells out, each has a byte at least; it may refer to one list over
+        and over, and nobody who writes such a metadata does.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise _bad("tells of more parts than it has bytes for")
 
 
 # ------------------------------------------------------------------ the metadata
@@ -119,9 +131,14 @@ def _state(obj: Any, *names: str) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> Numbers:
-    if not isinstance(value, (tuple, list)) or not all(
-        type(n) is int and 0 <= n < 1 << 63 for n in value
-    ):
+    if not isinstance(value, (tuple, list)):
+        raise _bad("holds sizes that are none")
+    most = _core.LIMITS["rank"]
+    if len(value) > most:
+        raise LimitError(
+            "a tensor has more dimensions than the limit", limit=most, value=len(value), name="rank"
+        )
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
         raise _bad("holds sizes that are none")
     return tuple(value)
 
@@ -149,7 +166,7 @@ def _read_metadata(path: str, limits: Limits) -> _Contents:
     from pystatedict import _values
 
     source, _ = open_source(path)
-    contents = _Contents()
+    contents = _Contents(memoryview(source).nbytes)
     archive = None
     try:
         archive = _core.open_archive(source, path, limits, True, mode="pickle")
@@ -157,18 +174,21 @@ def _read_metadata(path: str, limits: Limits) -> _Contents:
         told = _state(archive.load(archive.root, _values), "Metadata")
         _read_entries(told, contents)
         _place(told.get("storage_data"), contents)
+        _read_paths(told.get("planner_data"), contents)
     except StateDictError as error:
         error.path = error.path or path
         tell_danger(error, archive)
         raise
-    paths = told.get("planner_data")
-    if isinstance(paths, dict):
-        contents.paths = {
-            name: tuple(way)
-            for name, way in paths.items()
-            if isinstance(way, (tuple, list)) and all(type(k) in (str, int) for k in way) and way
-        }
     return contents
+
+
+def _read_paths(paths: Any, contents: _Contents) -> None:
+    """The keys that each name was made of; what is no such table makes a flat checkpoint."""
+    for name, way in paths.items() if isinstance(paths, dict) else ():
+        if isinstance(way, (tuple, list)) and way:
+            contents.take(len(way))
+            if all(type(key) in (str, int) for key in way):
+                contents.paths[name] = tuple(way)
 
 
 def _read_entries(told: dict[str, Any], contents: _Contents) -> None:
@@ -188,6 +208,7 @@ def _read_entries(told: dict[str, Any], contents: _Contents) -> None:
         chunks = state.get("chunks")
         if not isinstance(chunks, list):
             raise _bad("tells of no chunks", name)
+        contents.take(len(chunks))
         for chunk in chunks:
             box = _state(chunk, "ChunkStorageMetadata")
             offsets, sizes = _numbers(box.get("offsets")), _numbers(box.get("sizes"))
@@ -328,6 +349,7 @@ def _check_files(folder: str, contents: _Contents) -> None:
     paths = {file: path_within(folder, file, "the metadata") for file in files}
     require_files(paths.values(), "the metadata")
     for file, rows in files.items():
+        contents.stamps[file] = stamp_of(paths[file])
         size = os.stat(paths[file]).st_size
         rows.sort(key=lambda row: (row[1].offset, row[1].length))
         plain = _name_tensors(contents, paths[file], size, rows)
@@ -387,6 +409,8 @@ class _Safetensors:
 def _saved_offsets(archive: Archive) -> dict[str, Numbers]:
     import json
 
+    if archive.kind != "safetensors":
+        raise _bad("places tensors by name in a file that is no safetensors file")
     try:
         told = json.loads((archive.extra or {}).get(_SHARDING, "{}"))
     except (ValueError, RecursionError):
@@ -400,22 +424,24 @@ def _saved_offsets(archive: Archive) -> dict[str, Numbers]:
 class _Node:
     """A place in the nest that was flattened: children by key, or a name."""
 
-    __slots__ = ("children", "name", "path")
+    __slots__ = ("children", "depth", "name", "path")
 
-    def __init__(self, path: tuple[Any, ...], name: str | None) -> None:
-        self.path = path
+    def __init__(self, depth: int, name: str | None, path: tuple[Any, ...] = ()) -> None:
+        self.depth = depth
         self.name = name  # None: a dict or list
+        self.path = path  # of keys, to what has a name
         self.children: dict[Any, int] = {}
 
 
 class _Opener:
-    """Opens the archive that a piece is in."""
+    """Opens the archive that a piece is in, or several are, and knows of what they are."""
 
-    __slots__ = ("owner", "piece")
+    __slots__ = ("owner", "parts", "piece")
 
     def __init__(self, owner: Distributed, piece: _Piece) -> None:
         self.owner = owner
         self.piece = piece
+        self.parts: list[tuple[str, _Piece, Box | None]] = []  # name, piece, and box of a tensor
 
     def __call__(self) -> Archive:
         return self.owner._open(self.piece)[0]
@@ -435,7 +461,8 @@ class Distributed(FileSet):
         super().__init__(path)
         self._entries = contents.entries
         self._globals = contents.globals
-        self._how = how
+        self._stamps = contents.stamps
+        self._how = How(how.access, how.limits)  # of damaged pieces none is kept
         self._lost: set[str] = set()
         self._sources: dict[str, Source] = {}
         self._named: dict[tuple[str, int], _Safetensors] = {}
@@ -447,19 +474,20 @@ class Distributed(FileSet):
     # ---------------------------------------------------------------- looking
 
     def members(self) -> list[Member]:
-        found: list[Member] = []
-        named: set[tuple[str, int]] = set()
+        found: dict[tuple[str, int, str | None], _Opener] = {}
         for name, entry in self._entries.items():
             if name in self._lost:
                 continue
-            pieces = [entry] if isinstance(entry, _Piece) else list(entry.boxes.values())
-            for piece in pieces:
+            boxes: dict[Any, _Piece | None] = (
+                {None: entry} if isinstance(entry, _Piece) else {**entry.boxes}
+            )
+            for box, piece in boxes.items():
                 assert piece is not None
-                place = (piece.file, piece.offset)
-                if piece.name is None or place not in named:
-                    named.add(place)
-                    found.append((piece.file, _Opener(self, piece)))
-        return found
+                # Of a safetensors file the pieces go by their names.
+                place = (piece.file, piece.offset, None if piece.name is None else "")
+                opener = found.setdefault(place, _Opener(self, piece))
+                opener.parts.append((name, piece, box))
+        return [(opener.piece.file, opener) for opener in found.values()]
 
     def globals(self, unknown_only: bool = False) -> list[tuple[str, str, int, bool]]:
         ours = [
@@ -486,7 +514,7 @@ class Distributed(FileSet):
         if ref == self.root:
             yield from ((name, name) for name in self._entries)
             return
-        depth = len(self._nodes[ref].path)
+        depth = self._nodes[ref].depth
         seen: set[str] = set()
         todo = [ref]
         while todo:
@@ -530,13 +558,21 @@ class Distributed(FileSet):
         return _core.crc32("".join(texts).encode())
 
     def lose(self, member: Member) -> None:
-        opener = member[1]
-        assert isinstance(opener, _Opener)
-        place = (opener.piece.file, opener.piece.offset)
-        for name, entry in self._entries.items():
-            pieces = [entry] if isinstance(entry, _Piece) else entry.boxes.values()
-            if any(piece is not None and (piece.file, piece.offset) == place for piece in pieces):
+        self._lost.update(name for name, _, _ in _parts_of(member))
+
+    def misfits(self, member: Member, archive: Archive) -> list[StateDictError]:
+        found: list[StateDictError] = []
+        for name, piece, box in _parts_of(member):
+            entry = self._entries[name]
+            if box is None or isinstance(entry, _Piece):
+                continue
+            try:
+                ref = archive.root if piece.name is None else self._open(piece)[1]
+                self._check_part(name, entry, box, piece, archive, ref)
+            except CorruptError as error:
+                found.append(error)
                 self._lost.add(name)
+        return found
 
     def lost(self) -> list[str]:
         return [name for name in self._entries if name in self._lost]
@@ -618,6 +654,12 @@ class Distributed(FileSet):
         except StateDictError as error:
             error.path, error.key = error.path or archive.path, error.key or name
             raise
+        self._check_part(name, tensor, box, piece, archive, ref)
+        return part
+
+    def _check_part(
+        self, name: str, tensor: _Tensor, box: Box, piece: _Piece, archive: Archive, ref: int
+    ) -> None:
         info = archive.tensors(ref).get("")
         same = info is not None and info.dtype == tensor.dtype and info.shape == box[1]
         if same and piece.name is not None:
@@ -632,7 +674,6 @@ class Distributed(FileSet):
                 key=name,
                 hint="the files are of different saves; copy the whole folder again",
             )
-        return part
 
     def _open(self, piece: _Piece) -> tuple[Archive, int]:
         """The archive that a piece is, or is in, and the number of its value there."""
@@ -661,15 +702,21 @@ class Distributed(FileSet):
     def _source(self, file: str) -> Source:
         if file not in self._sources:
             path = os.path.join(self.path or "", file)
-            self._sources[file] = open_source(path, self._how.access)[0]
+            source, _ = open_source(path, self._how.access)
+            if stamp_of(path) != self._stamps[file]:
+                raise CorruptError(
+                    "the file has changed since the checkpoint was opened",
+                    path=path,
+                    code="file-changed",
+                    hint="open the checkpoint again, when all of its files are written",
+                )
+            self._sources[file] = source
         return self._sources[file]
 
     def _slice(self, file: str, path: str, start: int, length: int | None) -> Archive:
-        from pystatedict._opening import archive_of
-
         source = self._source(file)
         part = source.slice(start, source.size if length is None else length)
-        return archive_of(part, path, self._how.limits)
+        return member_of(part, path, self._how)
 
     def close(self) -> None:
         super().close()
@@ -677,9 +724,15 @@ class Distributed(FileSet):
         self._named.clear()
 
 
+def _parts_of(member: Member) -> list[tuple[str, _Piece, Box | None]]:
+    opener = member[1]
+    assert isinstance(opener, _Opener)
+    return opener.parts
+
+
 def _nest(contents: _Contents) -> list[_Node]:
     """The nest that the names were flattened from; flat where that makes no sense."""
-    nodes = [_Node((), None), _Node((), None)]  # 0 is nobody's
+    nodes = [_Node(0, None), _Node(0, None)]  # 0 is nobody's
     for name in contents.entries:
         way = contents.paths.get(name, (name,))
         at = 1
@@ -690,16 +743,16 @@ def _nest(contents: _Contents) -> list[_Node]:
                 return _flat(contents)
             if key not in node.children:
                 node.children[key] = len(nodes)
-                nodes.append(_Node(way[:depth], name if leaf else None))
+                nodes.append(_Node(depth, name, way) if leaf else _Node(depth, None))
             at = node.children[key]
     return nodes
 
 
 def _flat(contents: _Contents) -> list[_Node]:
-    nodes = [_Node((), None), _Node((), None)]
+    nodes = [_Node(0, None), _Node(0, None)]
     for name in contents.entries:
         nodes[1].children[name] = len(nodes)
-        nodes.append(_Node((name,), name))
+        nodes.append(_Node(1, name, (name,)))
     return nodes
 
 
@@ -837,7 +890,7 @@ def _merge(whole: _Contents, part: _Contents) -> None:
             if (before.size, before.dtype) != (entry.size, entry.dtype):
                 raise _bad("of two ranks tells of different tensors", name)
             for box, piece in entry.boxes.items():
-                before.boxes.setdefault(box, piece)
+                before.boxes[box] = before.boxes.get(box) or piece
         elif type(before) is not type(entry):
             raise _bad("of two ranks tells of a tensor and of a value", name)
     whole.paths.update(part.paths)
@@ -848,7 +901,9 @@ def open_sharded_safetensors(folder: str, names: list[str], how: How) -> Distrib
     """Files of Hugging Face's form that were not put together: each tells of its boxes."""
     contents = _Contents()
     sizes: dict[str, list[int]] = {}
+    require_files((os.path.join(folder, file) for file in names), "the folder")
     for file in names:
+        contents.stamps[file] = stamp_of(os.path.join(folder, file))
         archive = open_member(os.path.join(folder, file), how)
         try:
             _read_boxes(file, archive, contents, sizes)

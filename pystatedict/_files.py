@@ -61,7 +61,7 @@ def stamp_of(fd_or_path: int | str, start: int = 0) -> tuple[int, ...]:
     found = os.stat(fd_or_path)
     if stat.S_ISDIR(found.st_mode):
         with os.scandir(fd_or_path) as entries:
-            inside = [entry.stat() for entry in entries]
+            inside = [entry.stat() for entry in entries if entry.is_file()]
         latest = max((file.st_mtime_ns for file in inside), default=0)
         return found.st_dev, found.st_ino, sum(file.st_size for file in inside), latest, start
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, start

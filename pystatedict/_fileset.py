@@ -11,14 +11,20 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
-from pystatedict._errors import ClosedError, CorruptError, StateDictError, UnsafePickleError
+from pystatedict._errors import (
+    ClosedError,
+    CorruptError,
+    StateDictError,
+    UnsafePickleError,
+    UnsupportedError,
+)
 from pystatedict._files import open_source, stamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pystatedict._core import Archive, TensorInfo
+    from pystatedict._core import Archive, Source, TensorInfo
     from pystatedict._files import Access
 
     Limits = dict[str, int] | None
@@ -174,6 +180,10 @@ class FileSet:
     def lose(self, member: Member) -> None:
         """Take the tensors of a damaged member for lost, where its archive has not been told."""
 
+    def misfits(self, member: Member, archive: Archive) -> list[StateDictError]:
+        """What its archive holds otherwise than the set tells, which is then taken for lost."""
+        return []
+
     def lost(self) -> list[str]:
         """The names of the tensors that were taken for lost."""
         return [name for name, info in self.tensors().items() if info._is_lost]
@@ -231,11 +241,40 @@ def _is_plain(path: str) -> bool:
 
 
 def open_member(path: str, how: How) -> Archive:
-    """One file of a set; a set itself it may not be."""
+    """One file of a set."""
+    source, _ = open_source(path, how.access)
+    return member_of(source, path, how)
+
+
+def member_of(source: Source, path: str, how: How) -> Archive:
+    """The archive that bytes of a set's file are.
+
+    Raises UnsupportedError for what is no mere data: a set itself, and what holds source
+    texts, which load() looks into where it is a checkpoint by itself.
+    """
     from pystatedict._opening import archive_of
 
-    source, _ = open_source(path, how.access)
-    return archive_of(source, path, how.limits, salvage=how.salvage)
+    try:
+        archive = archive_of(source, path, how.limits, salvage=how.salvage)
+    except UnsupportedError as error:
+        if error.code != "torch-shards":
+            raise
+        raise _no_member("the index of a set", path) from None
+    if archive.kind in _CODE:
+        raise _no_member(_CODE[archive.kind], path)
+    return archive
+
+
+_CODE = {"torchscript": "a script", "package": "a package", "export": "an exported program"}
+
+
+def _no_member(what: str, path: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"a file of a checkpoint in several files is {what}",
+        code="set-member",
+        path=path,
+        hint="load() reads it by itself",
+    )
 
 
 def tell_danger(error: StateDictError, archive: Archive | None) -> None:

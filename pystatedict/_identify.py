@@ -139,6 +139,8 @@ def not_a_checkpoint(found: Identification, path: str | None = None) -> StateDic
     elif found.kind in _UNSUPPORTED:
         kind = UnsupportedError
         sentence += ", which pystatedict does not read"
+    elif found.kind == "safetensors":
+        sentence += ", which holds no pickle"  # asked for by those who look for pickles alone
     else:
         sentence += ", not a checkpoint"
     error = kind(
@@ -203,10 +205,12 @@ def _folder_of(path: str) -> Identification:
         found = find(path)
     except NotACheckpointError:
         found = None
-    if found is None:
+    alone = found is not None and found.kind == "file"
+    file = os.path.join(found.folder, found.names[0]) if found is not None else path
+    if found is None or (alone and os.path.isdir(file)):
         return Identification("directory", "a folder", "name the file inside that you mean")
-    if found.kind == "file":
-        return _of_path(os.path.join(found.folder, found.names[0]))
+    if alone:
+        return _of_path(file)
     return Identification(*_FOLDERS[found.kind], "pystatedict.load({file}) reads it")
 
 

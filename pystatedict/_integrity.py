@@ -127,6 +127,7 @@ class _Examination:
         self.checked = self.unchecked = 0
         self.problems: list[StateDictError] = []
         self.lost: list[str] = []
+        self.bad: set[str] = set()  # names of records
 
     def look_at(self, archive: Archive) -> bool:
         """Check the records of one file; take what stands in damaged ones for lost."""
@@ -146,6 +147,7 @@ class _Examination:
         if not records:
             self.unchecked += archive.storage_count
         archive.lose([i for i, name in enumerate(archive.storage_records()) if name in bad])
+        self.bad |= bad
         return not bad
 
 
@@ -158,7 +160,10 @@ def _examine(archive: Opened) -> _Examination:
     assert isinstance(archive, FileSet)
     for member in archive.members():
         try:
-            whole = found.look_at(member[1]())
+            opened = member[1]()
+            whole = found.look_at(opened)
+            if whole:
+                found.problems += archive.misfits(member, opened)
         except CorruptError as error:
             found.problems.append(error)
             whole = False
@@ -210,7 +215,11 @@ def repair(
             problems += found.problems
             obj = archive.load(archive.root, _values)
             _leave_out(obj)
-        _api.save(obj, out, opaque=True, overwrite=overwrite)
+            complete = getattr(archive.extra, "complete", None)
+            if complete is not None:
+                found.lost += complete(archive, obj, found.bad)
+        opaque = _api._format_of(out, None) == "zip"  # the other formats have no place for it
+        _api.save(obj, out, opaque=opaque, overwrite=overwrite)
         gone = set(found.lost)
         return Repair([n for n in archive.tensors() if n not in gone], found.lost, problems)
     finally:

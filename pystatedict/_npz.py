@@ -19,6 +19,7 @@ from pystatedict._errors import CorruptError, UnsafePickleError, UnsupportedErro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
     from pystatedict._core import Archive, Source
@@ -209,12 +210,21 @@ class Others:
         self._rows = rows
         self._order = order
 
-    def complete(self, archive: Archive, obj: Any) -> None:
-        """Put them into what was loaded, at their places."""
+    def complete(self, archive: Archive, obj: Any, bad: Container[str] = ()) -> list[str]:
+        """Put them into what was loaded, at their places; the names of those whose records
+        are `bad`, which are left out.
+        """
         tensors = dict(obj)
         obj.clear()
+        lost = []
         for name in self._order:
-            obj[name] = tensors[name] if name in tensors else self._array(archive, name)
+            if name in tensors:
+                obj[name] = tensors[name]
+            elif name in self._rows and f"{name}.npy" not in bad:
+                obj[name] = self._array(archive, name)
+            elif name in self._rows:
+                lost.append(name)
+        return lost
 
     def _array(self, archive: Archive, name: str) -> Any:
         import numpy as np

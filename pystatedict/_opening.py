@@ -95,7 +95,7 @@ def open_files(f: Any, access: Access, limits: Limits, salvage: bool = False) ->
     from pystatedict._sets import open_set
 
     try:
-        return open_set(name.rstrip(os.sep) or name, How(access, limits, salvage))
+        return open_set(name, How(access, limits, salvage))
     except StateDictError as error:
         error.path = error.path or name
         raise

@@ -108,47 +108,64 @@ def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
 
 _MODULES = ("module", "method")
 
-Row = tuple[Path, int, str]  # path, value, kind
+
+class _Row:
+    """A value on the way down: its key, and the row of what holds it."""
+
+    __slots__ = ("key", "kind", "owner", "ref")
+
+    def __init__(self, owner: _Row | None, key: str, ref: int, kind: str) -> None:
+        self.owner = owner  # None: of the root
+        self.key = key
+        self.ref = ref
+        self.kind = kind
+
+    def path(self) -> Path:
+        keys: list[str] = []
+        row = self
+        while row.owner is not None:
+            keys.append(row.key)
+            row = row.owner
+        return tuple(reversed(keys))
 
 
-def _below(archive: Archive, level: list[Row], seen: set[int]) -> list[Row]:
+def _below(archive: Archive, level: list[_Row], seen: set[int]) -> list[_Row]:
     """What the containers of `level` hold, each value once."""
-    rows: list[Row] = []
-    for path, ref, _ in level:
-        for key, child, kind in archive.children(ref) or ():
+    rows: list[_Row] = []
+    for row in level:
+        for key, child, kind in archive.children(row.ref) or ():
             if kind not in ("tensor", "value") and child not in seen:
                 seen.add(child)
-                rows.append(((*path, str(key)), child, kind))
+                rows.append(_Row(row, str(key), child, kind))
     return rows
 
 
-def _is_closed(archive: Archive, row: Row) -> bool:
+def _is_closed(archive: Archive, row: _Row) -> bool:
     """What is not searched: modules and their insides, and what optimizers keep."""
-    path, ref, kind = row
-    names = {str(key) for key, _, _ in archive.children(ref) or ()}
+    names = {str(key) for key, _, _ in archive.children(row.ref) or ()}
     inside = {"_parameters", "_modules"} <= names
-    optimizer = {"state", "param_groups"} <= names or "".join(path[-1:]).startswith("optim")
-    return kind in _MODULES or inside or optimizer
+    optimizer = {"state", "param_groups"} <= names or row.key.startswith("optim")
+    return row.kind in _MODULES or inside or optimizer
 
 
-def _is_unknown(archive: Archive, row: Row) -> bool:
+def _is_unknown(archive: Archive, row: _Row) -> bool:
     """Is it where the weights should be, and an object that is no module to us?"""
-    named = row[2] == "object" and row[0][-1] in _NAMES
-    return named and bool(archive.tensors(row[1]))
+    named = row.kind == "object" and row.key in _NAMES
+    return named and bool(archive.tensors(row.ref))
 
 
-def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:
+def _found(archive: Archive, rows: list[_Row]) -> dict[str, _Row]:
     """By dotted path: dicts that hold tensors themselves, and whole modules."""
     held = [
         row
         for row in rows
-        if row[2] in _MODULES or (row[2] == "dict" and archive.has_direct(row[1]))
+        if row.kind in _MODULES or (row.kind == "dict" and archive.has_direct(row.ref))
     ]
     # A module without tensors, such as a loss, is meant only where nothing else is.
-    filled = [row for row in held if row[0][-1] in _NAMES or archive.has_direct(row[1])]
-    found: dict[str, Row] = {}
+    filled = [row for row in held if row.key in _NAMES or archive.has_direct(row.ref)]
+    found: dict[str, _Row] = {}
     for row in filled or held:
-        found.setdefault(".".join(row[0]), row)
+        found.setdefault(".".join(row.path()), row)
     return found
 
 
@@ -160,10 +177,10 @@ def _auto(archive: Archive) -> tuple[int, Path]:
         from pystatedict._script import untold
 
         raise untold(archive)
-    seen, whole = {root}, ((), root, "dict")
+    seen, whole = {root}, _Row(None, "", root, "dict")
     level = [] if _is_closed(archive, whole) else _below(archive, [whole], seen)
     found = _found(archive, level)
-    unknown = [".".join(row[0]) for row in level if _is_unknown(archive, row)]
+    unknown = [row.key for row in level if _is_unknown(archive, row)]
     if unknown and not any(map(_is_usual, found)):
         raise UnsupportedError(
             f"the weights in {printable(unknown[0])!r} stand in an object that tells them in a"
@@ -184,8 +201,8 @@ def _auto(archive: Archive) -> tuple[int, Path]:
     chosen = _choose(list(found), direct)
     if chosen is None:
         return root, ()
-    path, ref, _ = found[chosen]
-    return _within(archive, ref), path
+    row = found[chosen]
+    return _within(archive, row.ref), row.path()
 
 
 def _follow(archive: Archive, root: str) -> tuple[int, Path]:

@@ -7,6 +7,7 @@ import os
 
 from ._errors import StateDictError
 from ._files import open_source
+from ._fileset import path_within
 from ._identify import identify_buffer, not_a_checkpoint
 from ._printable import printable
 from ._scanner import Scanner
@@ -239,10 +240,12 @@ def _scan_shards(scanner: Scanner, index: bytes, path: str) -> None:
     if len(names) < len(files):
         scanner.note(None, "an index that names its shards by something else than texts")
     for name in names:
-        shard = os.path.join(os.path.dirname(path), name)
-        if name != os.path.basename(name):
+        try:
+            shard = path_within(os.path.dirname(path), name, "the index")
+        except StateDictError:
             scanner.note(name, "leads out of the folder: not looked at")
-        elif not os.path.isfile(shard):
+            continue
+        if not os.path.isfile(shard):
             scanner.note(name, "there is no such file")
         else:
             _scan_shard(scanner, shard, name)
@@ -258,4 +261,5 @@ def _scan_shard(scanner: Scanner, path: str, name: str) -> None:
     except OSError as error:
         scanner.note(name, f"cannot be read: {error.strerror}")
     except StateDictError as error:
-        scanner.note(name, error)
+        if error.code != "safetensors":  # which can hold no pickle
+            scanner.note(name, error)

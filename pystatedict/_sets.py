@@ -46,6 +46,7 @@ def find(folder: str) -> Found | None:
     """
     from pystatedict._deepspeed import is_deepspeed, tagged_folder
 
+    folder = _named(folder)
     names = sorted(os.listdir(folder))
     metadata = [".metadata"] if ".metadata" in names else []
     metadata = metadata or sorted(filter(_RANK.fullmatch, names), key=lambda n: int(n[2:-9]))
@@ -69,6 +70,12 @@ def find(folder: str) -> Found | None:
     if shards:
         return Found("dcp-safetensors", folder, shards)
     return _by_suffix(folder, names)
+
+
+def _named(folder: str) -> str:
+    """The path of a folder, its last part a name: a sidecar stands beside it by that name."""
+    folder = folder.rstrip(os.sep) or folder
+    return os.path.realpath(folder) if os.path.basename(folder) in (".", "..") else folder
 
 
 def _by_suffix(folder: str, names: list[str]) -> Found | None:
@@ -129,13 +136,20 @@ def _open_found(found: Found, how: How) -> Archive:
 
         return open_deepspeed(folder, names, how)
     if found.kind == "file":
-        from pystatedict._fileset import open_member, require_files
-
-        path = os.path.join(folder, names[0])
-        require_files([path], "the folder")
-        return open_member(path, how)
+        return _open_file(os.path.join(folder, names[0]), how)
     from pystatedict._shards import open_index, open_parts
 
     if found.kind == "index":
         return open_index(os.path.join(folder, names[0]), how)
     return open_parts(folder, names, how)
+
+
+def _open_file(path: str, how: How) -> Archive:
+    """The one file that the folder is about: of any kind but a set."""
+    from pystatedict._files import open_source
+    from pystatedict._fileset import require_files
+    from pystatedict._opening import archive_of
+
+    require_files([path], "the folder")
+    source, _ = open_source(path, how.access)
+    return archive_of(source, path, how.limits, salvage=how.salvage)

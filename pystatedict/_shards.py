@@ -42,16 +42,46 @@ class _Shard:
     def __init__(self, name: str, archive: Archive) -> None:
         self.name = name
         self.archive = archive
-        self.ref = archive.root
-        if not archive.direct(archive.root):
-            # In one of the places where frameworks put it; else what is missing is told of.
-            with suppress(StateDictError):
-                self.ref, _ = find_root(archive, "auto")
+        self.ref = _state_dict_of(archive)
+        if archive.kind_of(self.ref) != "dict":
+            raise self._odd("holds no state_dict")
         self.children = {
             str(key): (ref, kind)
             for key, ref, kind in archive.children(self.ref) or ()
             if kind == "tensor" or key not in _ATTRIBUTES
         }
+        infos = self.infos()
+        if any(kind == "tensor" and key not in infos for key, (_, kind) in self.children.items()):
+            raise self._odd("names a tensor by something that is neither text nor a number")
+
+    def infos(self) -> dict[str, TensorInfo]:
+        return {str(key): info for key, info in self.archive.direct(self.ref).items()}
+
+    def load(self, values: object, copy: bool, meta: bool) -> tuple[Any, dict[str, Any]]:
+        """The file's state_dict, and its keys by name: some are numbers."""
+        part = self.archive.load(self.ref, values, copy=copy, meta=meta)
+        keys = {str(key): key for key in part}
+        if not self.children.keys() <= keys.keys():
+            raise self._odd("names a value by something that is neither text nor a number")
+        return part, keys
+
+    def _odd(self, why: str) -> CorruptError:
+        return CorruptError(
+            f"'{self.name}' {why}",
+            code="index",
+            path=self.archive.path,
+            hint="load() reads the file by itself, if it is a checkpoint of another kind",
+        )
+
+
+def _state_dict_of(archive: Archive) -> int:
+    """The value that holds the weights, in one of the places where frameworks put them; the
+    root where there are none, so that what is missing is told of.
+    """
+    if archive.kind_of(archive.root) != "dict" or not archive.direct(archive.root):
+        with suppress(StateDictError):
+            return find_root(archive, "auto")[0]
+    return archive.root
 
 
 class Shards(FileSet):
@@ -95,7 +125,7 @@ class Shards(FileSet):
         if ref not in (0, self.root):
             name, shard = self._leaf(ref)
             return shard.archive.tensors(shard.children[name][0])
-        infos = {key: shard.archive.direct(shard.ref) for key, shard in self._shards.items()}
+        infos = {place: shard.infos() for place, shard in self._shards.items()}
         found: dict[str, TensorInfo] = {}
         for name in self._names:
             info = infos[self._places[name]].get(name)
@@ -114,17 +144,15 @@ class Shards(FileSet):
             return shard.archive.load(shard.children[name][0], values, copy=copy, meta=meta)
         from pystatedict._statedict import StateDict
 
-        parts = {
-            key: shard.archive.load(shard.ref, values, copy=copy, meta=meta)
-            for key, shard in self._shards.items()
-        }
+        parts = {place: shard.load(values, copy, meta) for place, shard in self._shards.items()}
         whole = StateDict._born(self, True, self.root)
         for name in self._names:
-            part = parts[self._places[name]]
-            whole[name] = part[name]
-            if name in part.tensor_attributes:
-                whole.tensor_attributes[name] = part.tensor_attributes[name]
-        _merge_metadata(whole, list(parts.values()))
+            part, keys = parts[self._places[name]]
+            key = keys[name]
+            whole[key] = part[key]
+            if key in part.tensor_attributes:
+                whole.tensor_attributes[key] = part.tensor_attributes[key]
+        _merge_metadata(whole, [part for part, _ in parts.values()])
         return whole
 
     def close(self) -> None:
@@ -215,13 +243,13 @@ def open_parts(folder: str, names: list[str], how: How) -> Shards:
 
 
 def _joined(path: str, places: dict[str, str] | None, files: dict[str, str], how: How) -> Shards:
-    shards = [_Shard(name, open_member(file, how)) for name, file in files.items()]
+    archives = {name: open_member(file, how) for name, file in files.items()}
     try:
-        return Shards(path, places, shards)
+        return Shards(path, places, [_Shard(name, a) for name, a in archives.items()])
     except StateDictError as error:
         error.path = error.path or path
-        for shard in shards:
-            tell_danger(error, shard.archive)
+        for archive in archives.values():
+            tell_danger(error, archive)
         raise
 
 

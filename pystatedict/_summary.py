@@ -137,7 +137,7 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
             storage = (id(info._archive), info.storage)
             users[storage] = users.get(storage, 0) + 1
     return {
-        "size": None if path is None else _size(path),
+        "size": None if path is None else _size(archive, archive.path or path),
         "format": form,
         "kind": archive.kind,
         "byteorder": archive.byteorder,
@@ -183,12 +183,18 @@ def _text_record(archive: Archive, name: str) -> str | None:
     return None
 
 
-def _size(path: str) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    if not os.path.isdir(path):
-        return os.stat(path).st_size
-    with os.scandir(path) as entries:
-        return sum(entry.stat().st_size for entry in entries if entry.is_file())
+def _size(archive: Archive, path: str) -> int:
+    """Bytes of a file, of an index and the files that it names, or of all files of a folder."""
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    paths = {path}
+    if archive.kind == "shards":
+        from ._fileset import FileSet
+
+        assert isinstance(archive, FileSet)
+        paths.update(opened().path or path for _, opened in archive.members())
+    return sum(os.stat(part).st_size for part in paths)
 
 
 def _alignment(path: str | None, prefix: str, records: Iterable[Record]) -> int | None:

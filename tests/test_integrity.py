@@ -363,3 +363,35 @@ def test_a_stream_within_a_pickle_is_whole_or_nothing(numel: int) -> None:
     # Nor where another fault has the file opened as one that is damaged.
     with pytest.raises(psd.CorruptError):
         psd.repair(data[:-30], io.BytesIO())
+
+
+# ------------------------------------------------------------------ other formats
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".npz"])
+@pytest.mark.parametrize("source", [".pth", ".safetensors", ".npz"])
+def test_the_name_tells_the_new_files_format(
+    tmp_path: pathlib.Path, source: str, ending: str
+) -> None:
+    psd.save(TENSORS, tmp_path / f"old{source}")
+    done = psd.repair(tmp_path / f"old{source}", tmp_path / f"new{ending}")
+    assert (done.kept, done.lost) == (tuple(TENSORS), ())
+    psd.save(psd.load(tmp_path / f"old{source}"), tmp_path / f"same{ending}")
+    new, same = ((tmp_path / f"{name}{ending}").read_bytes() for name in ("new", "same"))
+    assert new == same
+
+
+def test_arrays_that_are_no_tensors_are_kept(tmp_path: pathlib.Path) -> None:
+    path, out = tmp_path / "old.npz", tmp_path / "new.npz"
+    np.savez(
+        path, a=TENSORS["a"], text=np.array(["x" * 40, "y"]), b=TENSORS["b"], more=np.array("z")
+    )
+    assert psd.repair(path, out).lost == ()
+    with np.load(out) as arrays:
+        assert list(arrays) == ["a", "text", "b", "more"]
+    data = path.read_bytes()
+    path.write_bytes(flipped(data, data.index("x".encode("utf-32-le") * 40)))
+    done = psd.repair(path, out)
+    assert (done.kept, done.lost, len(done.problems)) == (("a", "b"), ("text",), 1)
+    with np.load(out) as arrays:
+        assert list(arrays) == ["a", "b", "more"]

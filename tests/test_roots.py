@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pystatedict as psd
-from pystatedict._roots import find_root
+from pystatedict._roots import _below, _Row, find_root
 
 W = np.arange(6, dtype="<f4").reshape(2, 3)
 T = kit.tensor()
@@ -187,3 +187,17 @@ def test_a_shared_dict_is_looked_into_once() -> None:
     with pytest.raises(psd.MissingTensorError):
         find_root(counting, "auto")
     assert counting.asked.count("has_direct") == 2  # the dict, and the root
+
+
+def test_a_deep_nest_is_searched_level_by_level() -> None:
+    """No level carries the keys of all above it."""
+    depth = 20_000
+    body = b"}K\x01" * depth + kit.dict_of({"w": T}) + b"s" * depth
+    opened = psd.open(archive(body)).archive
+    ref, path = find_root(opened, "auto")
+    assert path == ("1",) * depth and list(opened.tensors(ref)) == ["w"]
+    rows = [_Row(None, "", opened.root, "dict")]
+    for _ in range(100):
+        rows = _below(opened, rows, set())
+    assert [row.ref for row in rows] and rows[0].path() == ("1",) * 100
+    assert all(not isinstance(getattr(rows[0], name), tuple) for name in _Row.__slots__)

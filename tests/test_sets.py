@@ -223,6 +223,39 @@ def test_links_are_followed(shards: pathlib.Path, tmp_path: pathlib.Path) -> Non
     kit.same_array(W, psd.load(snapshot)["z.weight"])
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_keys_that_are_no_texts(tmp_path: pathlib.Path, index: bool) -> None:
+    files = ["x-00001-of-00002.bin", "x-00002-of-00002.bin"]
+    psd.save({1: W, 2: 5}, tmp_path / files[0])
+    psd.save({"b": W + 1}, tmp_path / files[1])
+    if index:
+        write_index(tmp_path, {"1": files[0], "2": files[0], "b": files[1]})
+    sd = psd.load(tmp_path)
+    assert list(sd) == [1, 2, "b"] and sd[2] == 5
+    kit.same_array(W, sd[1])
+    assert list(psd.open(tmp_path)) == ["1", "b"]
+    kit.same_array(W, psd.open(tmp_path)["1"].numpy())
+    kit.same_array(W, psd.load(tmp_path, root="1"))
+
+
+def test_keys_that_have_no_name(tmp_path: pathlib.Path) -> None:
+    for name, key in itertools.product(("a", "b"), ((2, 3), b"x", frozenset({1}))):
+        psd.save({key: W if name == "a" else 5, "c": W}, tmp_path / "x-00001-of-00001.bin")
+        with pytest.raises(psd.CorruptError, match="neither text nor a number"):
+            psd.load(tmp_path)
+
+
+def test_a_whole_module_is_its_state_dict(tmp_path: pathlib.Path) -> None:
+    data = pathlib.Path(__file__).with_name("data") / "kinds" / "modules" / "net.pth"
+    alone = psd.load(data, root="auto")
+    (tmp_path / "a.bin").write_bytes(data.read_bytes())
+    write_index(tmp_path, dict.fromkeys(map(str, alone), "a.bin"))
+    sd = psd.load(tmp_path)
+    assert list(sd) == list(alone)
+    for name, array in alone.items():
+        kit.same_array(array, sd[name])
+
+
 # ------------------------------------------------------------------ shards that do not fit
 
 
@@ -304,9 +337,53 @@ def test_special_files_are_not_opened(tmp_path: pathlib.Path) -> None:
     refused(tmp_path, psd.CorruptError, "missing-part")
 
 
+def test_special_files_among_the_shards_of_ranks(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    path.mkdir()
+    refused(tmp_path, psd.CorruptError, "missing-part")
+    path.rmdir()
+    os.mkfifo(path)
+    refused(tmp_path, psd.CorruptError, "missing-part")
+
+
+@pytest.mark.parametrize("obj", [[W, W], (W, 5), W, 5])
+def test_a_shard_without_names(tmp_path: pathlib.Path, obj: object) -> None:
+    psd.save(obj, tmp_path / "x-00001-of-00001.bin")
+    refused(tmp_path, psd.CorruptError, "index")
+    write_index(tmp_path, {"0": "x-00001-of-00001.bin"})
+    refused(tmp_path, psd.CorruptError, "index")
+
+
+def test_a_shard_that_is_a_script(tmp_path: pathlib.Path) -> None:
+    """Its source texts would not be looked into."""
+    data = pathlib.Path(__file__).with_name("data") / "script" / "scripted-2.13.0.pt"
+    (tmp_path / "a.bin").write_bytes(data.read_bytes())
+    write_index(tmp_path, dict.fromkeys(psd.open(data), "a.bin"))
+    error = refused(tmp_path, psd.UnsupportedError, "set-member")
+    assert error.path == str(tmp_path / "a.bin")
+
+
+def test_links_to_nowhere_are_passed_by(tmp_path: pathlib.Path) -> None:
+    os.symlink(tmp_path / "gone", tmp_path / "notes")
+    psd.save({"a": W}, tmp_path / "x-00001-of-00001.bin")
+    kit.same_array(W, psd.load(tmp_path)["a"])
+    info = psd.open(tmp_path)["a"]
+    kit.same_array(W, pickle.loads(pickle.dumps(info)).numpy())
+
+
+def test_folders_in_a_files_place_are_not_followed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").mkdir()
+    os.symlink(".", tmp_path / "link" / "a.bin")
+    deep = tmp_path / "/".join(["a.pt"] * 600)
+    deep.mkdir(parents=True)
+    for folder in ("link", "a.pt"):
+        assert psd.identify(tmp_path / folder) == "directory"
+        refused(tmp_path / folder, psd.CorruptError, "missing-part")
+
+
 def test_an_index_that_names_itself(tmp_path: pathlib.Path) -> None:
     index = write_index(tmp_path, {"w": "pytorch_model.bin.index.json"})
-    refused(index, psd.UnsupportedError, "torch-shards")
+    refused(index, psd.UnsupportedError, "set-member")
 
 
 @pytest.mark.parametrize(
@@ -463,6 +540,36 @@ def test_the_command_line(
         told = json.loads(capsys.readouterr().out)
         if command == "stat":
             assert told["total"]["tensors"] == 5 and told["checksums"] == "stated"
+
+
+@pytest.mark.parametrize("format", ["zip", "safetensors"])
+def test_stat_counts_the_bytes_of_all_files(
+    tmp_path: pathlib.Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = write_shards(tmp_path, ".bin", format)
+    for f in (index, tmp_path):
+        assert main(["stat", "--json", str(f)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["size"] == sum(path.stat().st_size for path in tmp_path.iterdir())
+    deepspeed(tmp_path / "ds", {"mp_rank_00_model_states.pt": {"module": {"w": W}}}, "tag")
+    assert main(["stat", "--json", str(tmp_path / "ds")]) == 0
+    path = tmp_path / "ds" / "tag" / "mp_rank_00_model_states.pt"
+    assert json.loads(capsys.readouterr().out)["size"] == path.stat().st_size
+
+
+def test_scans_of_an_index_and_of_its_folder_agree(tmp_path: pathlib.Path) -> None:
+    for format in ("zip", "safetensors", "npz"):
+        folder = tmp_path / format
+        (folder / "below").mkdir(parents=True)
+        psd.save({"a": W}, folder / "a.bin", format=format)
+        psd.save({"b": W}, folder / "below" / "b.bin", format=format)
+        index = write_index(folder, {"a": "a.bin", "b": "below/b.bin"})
+        for f in (index, folder):
+            report = psd.scan(f)
+            assert (report.verdict, report.errors) == ("clean", ())
+    with pytest.raises(psd.NotACheckpointError) as caught:
+        psd.scan(tmp_path / "safetensors" / "a.bin")
+    assert caught.value.sentence.endswith("which holds no pickle")
 
 
 def test_listing_imports_no_numpy(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -738,6 +845,22 @@ def test_flags_beside_the_folder(distributed: pathlib.Path) -> None:
     assert psd.load(distributed, root="model").trainable["b"] is False
 
 
+def test_flags_stand_by_the_folders_name_however_it_is_spelled(
+    distributed: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (distributed / "below").mkdir()
+    name = next(iter(psd.open(distributed)))
+    beside = pathlib.Path(f"{distributed}.trainable.json")
+    for here, spelling in ((".", "."), ("below", ".."), (".", "./"), ("below", "../.")):
+        monkeypatch.chdir(distributed / here)
+        assert psd.save_trainable(spelling, {name: True}, root=None) == str(beside)
+        assert psd.load(spelling).trainable[name] is True
+        assert psd.load_trainable(spelling, root=None) == {name: True}
+        assert psd.load(distributed).trainable[name] is True
+        assert not list(pathlib.Path().glob("*.json"))
+        beside.unlink()
+
+
 @pytest.mark.parametrize("dtype", ["bool", "i8", "u2", "f2", "c8", "c16", ">i4"])
 def test_dtypes(tmp_path: pathlib.Path, dtype: str) -> None:
     array = (np.arange(12) % 2).reshape(3, 4).astype(dtype)
@@ -981,6 +1104,35 @@ def test_pieces_of_another_tensor(tmp_path: pathlib.Path) -> None:
         assert caught.value.path == str(tmp_path / "d" / "__0_0.distcp")
 
 
+def test_verify_tells_of_pieces_of_another_tensor(tmp_path: pathlib.Path) -> None:
+    whole = one(tmp_path / "d")
+    assert psd.verify(whole)
+    folder = one(tmp_path / "d", data=piece_of(W.astype("f8")))
+    report = psd.verify(folder)
+    assert [problem.code for problem in report.problems] == ["dcp-chunks"]
+    assert report.damaged == ("w",)
+    done = psd.repair(folder, tmp_path / "new.pth")
+    assert (done.kept, done.lost) == ((), ("w",))
+
+
+def test_files_that_change_after_opening(distributed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The metadata is of one save, and the pieces would be of another."""
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    data = sharded_file({"w": ((0, 0), W)})
+    (sharded / "shard-00001-model-00001-of-00001.safetensors").write_bytes(data)
+    for folder in (distributed, sharded):
+        checkpoint = psd.open(folder)
+        infos = list(checkpoint.values())
+        for path in folder.glob("*_*.distcp" if folder is distributed else "shard*"):
+            path.write_bytes(path.read_bytes())
+            os.utime(path, (1, 1))
+        with pytest.raises(psd.CorruptError) as caught:
+            infos[0].numpy()
+        assert caught.value.code == "file-changed" and caught.value.path is not None
+        assert len(psd.load(folder)) >= len(infos)
+
+
 def test_transformed_pieces_are_named(tmp_path: pathlib.Path) -> None:
     folder = one(tmp_path / "d", more=b"](" + kit.text("stream.zstd/1") + b"e")
     assert "stream.zstd" in str(refused(folder, psd.UnsupportedError, "dcp-transform"))
@@ -1111,6 +1263,46 @@ def test_growth_is_counted(tmp_path: pathlib.Path) -> None:
 
     for action in (psd.load, lambda f: psd.open(f).verify(), lambda f: list(psd.open(f).items())):
         assert calls(200, action) < 2.2 * calls(100, action)
+
+
+def test_parts_that_are_referred_to_over_and_over(tmp_path: pathlib.Path) -> None:
+    """A pickle may name one list of n chunks, or one path of n keys, n times."""
+    again, many = b"q\x63", 500
+    entry = tensor_entry((many,), [((i,), (1,)) for i in range(many)])
+    shared = {"t": entry + again} | {f"t{i}": b"h\x63" for i in range(many)}
+    (tmp_path / ".metadata").write_bytes(metadata(shared, []))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+    ways = kit.dict_of(
+        {"t": b"(" + b"K\x01" * many + b"t" + again} | {f"t{i}": b"h\x63" for i in range(many)}
+    )
+    (tmp_path / ".metadata").write_bytes(metadata({}, [], planner_data=ways))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+
+
+def test_more_dimensions_than_any_tensor_has(tmp_path: pathlib.Path) -> None:
+    refused(one(tmp_path, size=(1,) * 65, boxes=[]), psd.LimitError, "limit")
+    refused(one(tmp_path, boxes=[((0,) * 65, (1,) * 65)]), psd.LimitError, "limit")
+
+
+def test_a_deep_nest_costs_no_more_than_its_keys(tmp_path: pathlib.Path) -> None:
+    import tracemalloc
+
+    data = piece_of(W)
+    (tmp_path / "x").write_bytes(data)
+    (tmp_path / ".metadata").write_bytes(
+        metadata(
+            {"w": tensor_entry((3, 4), [((0, 0), (3, 4))])},
+            [place("w", (0, 0), "x", 0, len(data))],
+            planner_data=planner({"w": (0,) * 8000}),
+        )
+    )
+    tracemalloc.start()
+    try:
+        assert list(psd.open(tmp_path)) == ["w"]
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert psd.load(tmp_path, root="0")[".".join("0" * 7999)].shape == (3, 4)
 
 
 # ------------------------------------------------------------------ safetensors, distributed
@@ -1273,6 +1465,15 @@ def test_a_tag_of_nothing(tmp_path: pathlib.Path, tag: str) -> None:
 
 
 # ------------------------------------------------------------------ real torch as judge
+
+
+def test_shards_of_ranks_that_are_other_files(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    with path.open("wb") as file:
+        np.savez(file, w=W, text=np.array("x"))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+    psd.save({"w": W}, path, format="zip")
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
 
 
 @pytest.mark.oracle
