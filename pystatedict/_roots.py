@@ -55,7 +55,8 @@ def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
         inner = value.state_dict() if isinstance(value, OpaqueModule) else value
         if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
             found.setdefault(str(key), inner)
-    chosen = _choose(list(found), any(hasattr(v, "__array__") for v in mapping.values()))
+    direct = not mapping or any(hasattr(v, "__array__") for v in mapping.values())
+    chosen = _choose(list(found), direct)
     return mapping if chosen is None else found[chosen]
 
 
@@ -93,7 +94,11 @@ def _choose(found: list[str], direct: bool) -> str | None:
         raise _ambiguous(
             f"the file holds {len(known)} state_dicts: {', '.join(map(printable, known))}", known
         )
-    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+    raise MissingTensorError(
+        "the file holds no state_dict",
+        code="no-state-dict",
+        hint="load() without root= gives the object as it is",
+    )
 
 
 def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
@@ -136,15 +141,28 @@ def _is_unknown(archive: Archive, row: Row) -> bool:
     return named and bool(archive.tensors(row[1]))
 
 
+def _holds(archive: Archive, ref: int) -> bool:
+    """Does it hold tensors itself; in a file without tensors, NumPy arrays?"""
+    if archive.has_direct(ref):
+        return True
+    return archive.tensor_count == 0 and any(
+        kind == "object" and _is_array(archive, child)
+        for _, child, kind in archive.children(ref) or ()
+    )
+
+
+def _is_array(archive: Archive, ref: int) -> bool:
+    module, name, *_ = archive.called(ref) or ("", "")
+    return module.startswith("numpy") and name in ("_reconstruct", "_frombuffer")
+
+
 def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:
     """By dotted path: dicts that hold tensors themselves, and whole modules."""
     held = [
-        row
-        for row in rows
-        if row[2] in _MODULES or (row[2] == "dict" and archive.has_direct(row[1]))
+        row for row in rows if row[2] in _MODULES or (row[2] == "dict" and _holds(archive, row[1]))
     ]
     # A module without tensors, such as a loss, is meant only where nothing else is.
-    filled = [row for row in held if row[0][-1] in _NAMES or archive.has_direct(row[1])]
+    filled = [row for row in held if row[0][-1] in _NAMES or _holds(archive, row[1])]
     found: dict[str, Row] = {}
     for row in filled or held:
         found.setdefault(".".join(row[0]), row)
@@ -170,7 +188,7 @@ def _auto(archive: Archive) -> tuple[int, Path]:
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    direct = archive.has_direct(root)
+    direct = _holds(archive, root)
     while level and not found and not direct:
         level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
         found = _found(archive, level)
@@ -180,7 +198,8 @@ def _auto(archive: Archive) -> tuple[int, Path]:
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    chosen = _choose(list(found), direct)
+    empty = archive.kind_of(root) == "dict" and not archive.children(root)
+    chosen = _choose(list(found), direct or empty)
     if chosen is None:
         return root, ()
     path, ref, _ = found[chosen]
