@@ -105,7 +105,7 @@ def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
     return AmbiguousRootError(
         sentence,
         code="ambiguous-root",
-        hint=f"say which: root={names[0]!r}; root=None is the whole object",
+        hint=f"say which: root={max(names[:2], key=bool)!r}; root=None is the whole object",
         suggestions=names,
     )
 
@@ -153,7 +153,16 @@ def _holds(archive: Archive, ref: int) -> bool:
 
 def _is_array(archive: Archive, ref: int) -> bool:
     module, name, *_ = archive.called(ref) or ("", "")
+    return _makes_array(module, name)
+
+
+def _makes_array(module: str, name: str) -> bool:
     return module.startswith("numpy") and name in ("_reconstruct", "_frombuffer")
+
+
+def holds_arrays(archive: Archive) -> bool:
+    """Does its pickle make NumPy arrays, which are no tensors and not listed?"""
+    return any(_makes_array(module, name) for module, name, _, _ in archive.globals())
 
 
 def _found(archive: Archive, rows: list[Row]) -> dict[str, Row]:

@@ -97,6 +97,12 @@ def test_ambiguous_candidates_are_listed(name: str) -> None:
     assert len(psd.load(archive(body))) == 2
 
 
+def test_the_hint_names_a_root_that_picks() -> None:
+    with pytest.raises(psd.MissingTensorError) as caught:
+        psd.load(archive(kit.dict_of({"": SD, "b": SD})), root="auto")
+    assert "root='b'" in str(caught.value.hint)
+
+
 def test_items_of_a_mapping_finds_what_load_would() -> None:
     for name, (body, _, names) in AUTO.items():
         obj = psd.load(archive(body))
