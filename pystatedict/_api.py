@@ -310,6 +310,8 @@ def items(
 ) -> Iterator[tuple[Any, ...]]:
     """Iterate over the state_dict in a file or mapping: (name, array), or with its flag.
 
+    Meta tensors, which have no bytes, come as TensorInfo.
+
     Args:
         f: what load() takes, or a mapping: of names to arrays, or with such a one inside.
         trainable: also give True, False, or None (nobody has said).
@@ -329,7 +331,8 @@ def items(
     for name, value in mapping.items():
         if not hasattr(value, "__array__") or not wanted(str(name)):
             continue
-        array = value.numpy() if hasattr(value, "storage_offset") else value
+        listed = hasattr(value, "storage_offset") and not value.is_meta
+        array = value.numpy() if listed else value
         yield (name, array, flags.get(name)) if trainable else (name, array)
 
 

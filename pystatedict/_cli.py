@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from ._errors import SidecarError, StateDictError
 from ._printable import printable
+from ._roots import holds_arrays
 from ._summary import MODULE_DEPTH, Total, facts_of, flags_of, modules_of
 from ._text import (
     DIM,
@@ -253,6 +254,8 @@ def _ls(arguments: Namespace) -> int:
         elif arguments.sort == "size":
             chosen.sort(key=lambda item: (-item[1].nbytes, item[0]))
         _note_sidecar(trouble)
+        if not checkpoint and holds_arrays(checkpoint.archive):
+            _note("no tensors; load() gives its NumPy arrays, which are not listed")
         if arguments.json:
             _ls_json(arguments, chosen, flags)
         elif arguments.csv:

@@ -70,6 +70,7 @@ class FileSet:
         self.closed = False
         self._rows: list[tuple[Member, int, Record]] | None = None
         self._last: tuple[Member, Archive] | None = None
+        self._count: int | None = None
 
     # ---------------------------------------------------------------- of each kind
 
@@ -98,7 +99,9 @@ class FileSet:
 
     @property
     def tensor_count(self) -> int:
-        return len(self.tensors())
+        if self._count is None:
+            self._count = len(self.tensors())
+        return self._count
 
     def direct(self, ref: int = 0, /) -> dict[object, TensorInfo]:
         found: dict[object, TensorInfo] = {}

@@ -59,8 +59,20 @@ def _scalar(obj: Any) -> Call:
     import numpy as np
 
     array = np.asarray(obj)
-    content = array if array.dtype.hasobject else array.tobytes()
+    content = array if array.dtype.hasobject else _settled(array)
     return _call(_MULTIARRAY, "scalar", array.dtype, content)
+
+
+def _settled(array: Any) -> bytes:
+    """The bytes of a scalar, zero where a number of the x87 leaves memory as it was."""
+    import numpy as np
+
+    data = bytearray(array.tobytes())
+    if array.dtype.char in "gG" and np.finfo(np.longdouble).nmant == 63:
+        size = np.dtype(np.longdouble).itemsize
+        for start in range(0, len(data), size):
+            data[start + 10 : start + size] = bytes(size - 10)
+    return bytes(data)
 
 
 # ------------------------------------------------------------------ arrays

@@ -56,7 +56,8 @@ def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
         inner = value.state_dict() if isinstance(value, OpaqueModule) else value
         if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
             found.setdefault(str(key), inner)
-    chosen = _choose(list(found), any(hasattr(v, "__array__") for v in mapping.values()))
+    direct = not mapping or any(hasattr(v, "__array__") for v in mapping.values())
+    chosen = _choose(list(found), direct)
     return mapping if chosen is None else found[chosen]
 
 
@@ -94,14 +95,18 @@ def _choose(found: list[str], direct: bool) -> str | None:
         raise _ambiguous(
             f"the file holds {len(known)} state_dicts: {', '.join(map(printable, known))}", known
         )
-    raise MissingTensorError("the file holds no state_dict", code="no-state-dict")
+    raise MissingTensorError(
+        "the file holds no state_dict",
+        code="no-state-dict",
+        hint="load() without root= gives the object as it is",
+    )
 
 
 def _ambiguous(sentence: str, names: list[str]) -> AmbiguousRootError:
     return AmbiguousRootError(
         sentence,
         code="ambiguous-root",
-        hint=f"say which: root={names[0]!r}; root=None is the whole object",
+        hint=f"say which: root={max(names[:2], key=bool)!r}; root=None is the whole object",
         suggestions=names,
     )
 
@@ -154,15 +159,39 @@ def _is_unknown(archive: Archive, row: _Row) -> bool:
     return named and bool(archive.tensors(row.ref))
 
 
+def _holds(archive: Archive, ref: int) -> bool:
+    """Does it hold tensors itself; in a file without tensors, NumPy arrays?"""
+    if archive.has_direct(ref):
+        return True
+    return archive.tensor_count == 0 and any(
+        kind == "object" and _is_array(archive, child)
+        for _, child, kind in archive.children(ref) or ()
+    )
+
+
+def _is_array(archive: Archive, ref: int) -> bool:
+    module, name, *_ = archive.called(ref) or ("", "")
+    return _makes_array(module, name)
+
+
+def _makes_array(module: str, name: str) -> bool:
+    return module.startswith("numpy") and name in ("_reconstruct", "_frombuffer")
+
+
+def holds_arrays(archive: Archive) -> bool:
+    """Does its pickle make NumPy arrays, which are no tensors and not listed?"""
+    return any(_makes_array(module, name) for module, name, _, _ in archive.globals())
+
+
 def _found(archive: Archive, rows: list[_Row]) -> dict[str, _Row]:
     """By dotted path: dicts that hold tensors themselves, and whole modules."""
     held = [
         row
         for row in rows
-        if row.kind in _MODULES or (row.kind == "dict" and archive.has_direct(row.ref))
+        if row.kind in _MODULES or (row.kind == "dict" and _holds(archive, row.ref))
     ]
     # A module without tensors, such as a loss, is meant only where nothing else is.
-    filled = [row for row in held if row.key in _NAMES or archive.has_direct(row.ref)]
+    filled = [row for row in held if row.key in _NAMES or _holds(archive, row.ref)]
     found: dict[str, _Row] = {}
     for row in filled or held:
         found.setdefault(".".join(row.path()), row)
@@ -188,7 +217,7 @@ def _auto(archive: Archive) -> tuple[int, Path]:
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    direct = archive.has_direct(root)
+    direct = _holds(archive, root)
     while level and not found and not direct:
         level = _below(archive, [row for row in level if not _is_closed(archive, row)], seen)
         found = _found(archive, level)
@@ -198,7 +227,8 @@ def _auto(archive: Archive) -> tuple[int, Path]:
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    chosen = _choose(list(found), direct)
+    empty = archive.kind_of(root) == "dict" and not archive.children(root)
+    chosen = _choose(list(found), direct or empty)
     if chosen is None:
         return root, ()
     row = found[chosen]

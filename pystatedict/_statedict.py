@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._errors import MissingTensorError
-from pystatedict._marks import BUFFER, bits_of, flag_of
+from pystatedict._marks import BUFFER, bits_of, flag_of, mark_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,7 +69,8 @@ class Trainable(MutableMapping[str, "bool | None"]):
             )
         if name in owner._said:
             return owner._said[name]
-        return flag_of(owner._told().get(name, 0))
+        told = owner._told()  # of names that are text or numbers; an array knows its own
+        return flag_of(told[name] if name in told else mark_of(owner[name]))
 
     def __setitem__(self, name: str, flag: bool | None) -> None:
         owner = self._owner

@@ -124,6 +124,16 @@ def test_ls_sort(model, run):
     assert names(run("ls", model, "--sort", "name"))[0] == "head"
 
 
+def test_ls_says_that_arrays_are_not_listed(tmp_path, capsys):
+    path = tmp_path / "zoo.pkl"
+    for obj, said in (({"model": {"w": np.ones((2, 3))}}, True), ({"epoch": 3}, False)):
+        path.write_bytes(pickle.dumps(obj, 4))
+        assert _cli.main(["ls", str(path)]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("0 tensors")
+        assert ("NumPy arrays, which are not listed" in err) == said
+
+
 def test_ls_json(model, run):
     out = run("ls", model, "--json", "layers.1", "head")
     assert out.count("\n") == 1

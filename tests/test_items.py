@@ -101,3 +101,19 @@ def test_arrays_can_be_written_to(tutorial_folder: pathlib.Path) -> None:
     for _, array in psd.items("tutorial.pth"):
         array *= 0
     assert (tutorial_folder / "tutorial.pth").read_bytes() == before
+
+
+def test_meta_tensors_come_as_they_are_listed() -> None:
+    told = (kit.sizes((2, 3)), kit.sizes((3, 1)), kit.boolean(False))
+    of = (kit.named("torch", "float32"), *told)
+    meta = kit.call("torch._utils", "_rebuild_meta_tensor_no_storage", *of)
+    data = kit.archive(kit.dict_of({"m": meta, "w": kit.tensor("1")}), {"1": W.tobytes()})
+    for source in (data, psd.load(data), psd.open(data)):
+        (name, info, flag), (_, array, _) = psd.items(source, trainable=True)
+        assert (name, info.shape, info.is_meta, flag) == ("m", (2, 3), True, None)
+        kit.same_array(W, array)
+
+
+def test_nothing_of_an_empty_state_dict() -> None:
+    assert list(psd.items(kit.saved({}))) == []
+    assert list(psd.items({}, trainable=True)) == []

@@ -249,6 +249,23 @@ def test_what_numpy_cannot_pickle_is_refused() -> None:
             kit.saved([np.empty((1,) * 33, dtype=object)])
 
 
+@pytest.mark.parametrize("kind", ["g", "G"])
+def test_what_a_number_leaves_open_is_not_written(kind: str) -> None:
+    """Of 16 bytes the x87 fills 10; the others are whatever memory held."""
+    number = np.array(1.5, kind)
+    wholes = []
+    for filler in (0, 255):
+        raw = bytearray(number.tobytes())
+        if np.finfo(np.longdouble).nmant == 63:
+            for start in range(0, len(raw), np.dtype("g").itemsize):
+                raw[start + 10 : start + 16] = bytes([filler]) * 6
+        scalar = np.frombuffer(bytes(raw), kind)[0]
+        assert scalar == number[()]
+        wholes += [kit.saved([scalar]) for _ in range(20)]
+    assert len(set(wholes)) == 1
+    assert psd.load(wholes[0]) == [number[()]]
+
+
 def test_memory_maps_are_their_arrays(tmp_path: Any) -> None:
     mapped = np.memmap(tmp_path / "a.bin", "U2", "w+", shape=(2,))
     mapped[:] = ["a", "bc"]

@@ -661,6 +661,20 @@ def test_attributes_of_tensors() -> None:
     assert not again["p"].requires_grad
 
 
+@pytest.mark.parametrize("key", ["a", 1, None, True, 2.5, (1, "x"), b"x"], ids=repr)
+@pytest.mark.parametrize("trained", [True, False])
+def test_parameters_with_attributes_under_keys_of_all_kinds(key: Any, trained: bool) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2), requires_grad=trained)
+    parameter.rank = 4
+    ours = psd.load(torch_saved({key: parameter, "text": parameter}))
+    assert dict(ours.trainable) == {key: trained, "text": trained}
+    assert ours.tensor_attributes == {key: {"rank": 4}, "text": {"rank": 4}}
+    again = torch_loaded(kit.saved(ours))
+    assert again[key] is again["text"]
+    assert type(again[key]) is torch.nn.Parameter
+    assert (again[key].requires_grad, again[key].rank) == (trained, 4)
+
+
 def test_a_small_view_of_a_large_storage() -> None:
     large = torch.arange(1 << 18, dtype=torch.float32)
     data = torch_saved({"part": large[5:9]})

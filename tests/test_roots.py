@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
 import warnings
 from typing import Any
 
@@ -94,6 +95,12 @@ def test_ambiguous_candidates_are_listed(name: str) -> None:
     with pytest.raises(psd.MissingTensorError):
         list(psd.items(archive(body)))
     assert len(psd.load(archive(body))) == 2
+
+
+def test_the_hint_names_a_root_that_picks() -> None:
+    with pytest.raises(psd.MissingTensorError) as caught:
+        psd.load(archive(kit.dict_of({"": SD, "b": SD})), root="auto")
+    assert "root='b'" in str(caught.value.hint)
 
 
 def test_items_of_a_mapping_finds_what_load_would() -> None:
@@ -201,3 +208,35 @@ def test_a_deep_nest_is_searched_level_by_level() -> None:
         rows = _below(opened, rows, set())
     assert [row.ref for row in rows] and rows[0].path() == ("1",) * 100
     assert all(not isinstance(getattr(rows[0], name), tuple) for name in _Row.__slots__)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_state_dicts_of_numpy_arrays(protocol: int) -> None:
+    """As Detectron2's model zoo has them: a plain pickle of arrays, no tensor anywhere."""
+    weights = {"stem.w": W, "stem.b": np.zeros(2, "f8")}
+    optimizer = {"optimizer": {"state": {0: {"m": W}}, "param_groups": []}}
+    for obj, path in (
+        (weights, ()),
+        ({"model": weights, "__author__": "zoo", **optimizer}, ("model",)),
+        ({"a": {"b": weights}, "scalar": np.float32(1)}, ("a", "b")),
+    ):
+        data = pickle.dumps(obj, protocol)
+        found = psd.load(data, root="auto")
+        assert isinstance(found, psd.StateDict)
+        kit.same(dict(found), weights)
+        kit.same(dict(psd.items(data)), weights)
+        with psd.open(data, root="auto") as checkpoint:
+            assert checkpoint.root == path
+    both = pickle.dumps({"a": weights, "b": weights.copy()}, protocol)
+    with pytest.raises(psd.MissingTensorError, match="2 state_dicts: a, b"):
+        psd.load(both, root="auto")
+    beside = archive(kit.dict_of({"w": T, "note": pickle.dumps({"x": W}, 2)[2:-1]}))
+    assert list(psd.load(beside, root="auto")) == ["w", "note"]
+
+
+def test_an_empty_state_dict_is_one() -> None:
+    assert dict(psd.load(archive(kit.dict_of({}, True)), root="auto")) == {}
+    for other in (b"]", b"N", kit.dict_of({"epoch": kit.integer(1)})):
+        with pytest.raises(psd.MissingTensorError) as caught:
+            psd.load(archive(other), root="auto")
+        assert caught.value.hint == "load() without root= gives the object as it is"
