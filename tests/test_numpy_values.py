@@ -252,18 +252,21 @@ def test_what_numpy_cannot_pickle_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["g", "G"])
 def test_what_a_number_leaves_open_is_not_written(kind: str) -> None:
     """Of 16 bytes the x87 fills 10; the others are whatever memory held."""
-    number = np.array(1.5, kind)
-    wholes = []
-    for filler in (0, 255):
-        raw = bytearray(number.tobytes())
-        if np.finfo(np.longdouble).nmant == 63:
-            for start in range(0, len(raw), np.dtype("g").itemsize):
-                raw[start + 10 : start + 16] = bytes([filler]) * 6
-        scalar = np.frombuffer(bytes(raw), kind)[0]
-        assert scalar == number[()]
-        wholes += [kit.saved([scalar]) for _ in range(20)]
-    assert len(set(wholes)) == 1
-    assert psd.load(wholes[0]) == [number[()]]
+    from pystatedict._reducenumpy import _settled
+
+    if np.finfo(np.longdouble).nmant != 63:
+        pytest.skip("long doubles fill their bytes here")
+    clean = np.zeros(1, kind)
+    clean += 1.5
+    raw = bytearray(clean.tobytes())
+    for start in range(0, len(raw), 16):
+        raw[start + 10 : start + 16] = bytes(6)
+    dirty = bytearray(raw)
+    for start in range(0, len(raw), 16):
+        dirty[start + 10 : start + 16] = b"memory"
+    assert _settled(np.frombuffer(dirty, kind).reshape(())) == raw
+    assert kit.saved([clean[0]]) == kit.saved([np.frombuffer(dirty, kind)[0]])
+    assert kit.reloaded([clean[0]]) == [clean[0]]
 
 
 def test_memory_maps_are_their_arrays(tmp_path: Any) -> None:
