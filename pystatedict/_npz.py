@@ -87,15 +87,15 @@ def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Ar
     archive = _core.open_archive(source, path, limits, False, mode="exact")
     storages: list[Storage] = []
     tensors: list[tuple[str, str, tuple[int, ...], tuple[int, ...] | None, int, int]] = []
-    others: dict[str, tuple[int, Header]] = {}
+    others: dict[str, tuple[int, str, Header]] = {}
     order: dict[str, None] = {}
     for index, (record, place, stored, size, _, method) in enumerate(archive.records()):
         if record.endswith("/"):
             continue
-        name = record.removesuffix(".npy")
+        name = _name_of(record)
         entry = _look.Entry(record, place, method, stored)
         header = _header(source.read, entry, size)
-        if name in order or name == record:
+        if name in order or not record.endswith(".npy"):
             raise CorruptError(
                 "a record of the archive is no array, or two have one name",
                 code="npz", entry=record,
@@ -103,7 +103,7 @@ def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Ar
         order[name] = None
         found = header.torch_dtype()
         if found is None:
-            others[name] = (index, header)
+            others[name] = (index, record, header)
             continue
         dtype, byteorder = found
         skip = header.size
@@ -113,6 +113,16 @@ def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Ar
         _check_size(header, size, _core.DTYPES[dtype][0], record)
     archive.describe("npz", storages, tensors, Others(others, list(order)) if others else None)
     return archive
+
+
+def _name_of(record: str) -> str:
+    """The array's name: of bytes that are no UTF-8 what NumPy takes them for."""
+    name = record.removesuffix(".npy")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("cp437")
+    return name
 
 
 def _fortran(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -206,7 +216,7 @@ def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Others:
     """The arrays of an archive that are no tensors; what load() adds at its end."""
 
-    def __init__(self, rows: dict[str, tuple[int, Header]], order: list[str]) -> None:
+    def __init__(self, rows: dict[str, tuple[int, str, Header]], order: list[str]) -> None:
         self._rows = rows
         self._order = order
 
@@ -220,7 +230,7 @@ class Others:
         for name in self._order:
             if name in tensors:
                 obj[name] = tensors[name]
-            elif name in self._rows and f"{name}.npy" not in bad:
+            elif name in self._rows and self._rows[name][1] not in bad:
                 obj[name] = self._array(archive, name)
             elif name in self._rows:
                 lost.append(name)
@@ -229,8 +239,7 @@ class Others:
     def _array(self, archive: Archive, name: str) -> Any:
         import numpy as np
 
-        index, header = self._rows[name]
-        record = f"{name}.npy"
+        index, record, header = self._rows[name]
         try:
             dtype = np.lib.format.descr_to_dtype(header.descr)
         except (

@@ -502,3 +502,17 @@ def test_growth_is_counted() -> None:
         return made
 
     assert calls(2000) < 2.2 * calls(1000)
+
+
+def test_names_that_are_no_utf_8(tmp_path: pathlib.Path) -> None:
+    """Other tools spell them in the code page of old; NumPy reads them so."""
+    path = tmp_path / "a.npz"
+    np.savez(path, aXb=np.ones(2), tXt=np.array("text"))
+    data = path.read_bytes().replace(b"aXb.npy", b"a\xe9b.npy").replace(b"tXt.npy", b"t\xe9t.npy")
+    path.write_bytes(data)
+    with np.load(path) as arrays:
+        names = list(arrays)
+    assert list(psd.load(path)) == names == ["a\u0398b", "t\u0398t"]
+    assert list(psd.open(path)) == names[:1]
+    assert psd.verify(path)
+    assert psd.repair(path, tmp_path / "b.npz").kept == (names[0],)

@@ -606,3 +606,10 @@ def test_subclasses_are_their_arrays(tmp_path) -> None:
     assert found["mapped"].tolist() == base.tolist()
     assert found["back"].tolist() == base[::-1].tolist()
     assert {type(v) for v in found.values()} == {np.ndarray}
+
+
+def test_names_of_globals_that_are_no_utf_8() -> None:
+    """They go back as they came."""
+    body = b"cmod\xdde\nna\xedm\xe9\n)R"
+    obj = psd.load(kit.archive(body))
+    assert kit.pickle_in(kit.saved(obj, opaque=True)) == kit.program(body)

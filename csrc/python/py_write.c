@@ -99,20 +99,15 @@ py_made(py_writer *w, psd_ref ref, psd_ref *slot)
 
 /* ---------------------------------------------------------------- leaves */
 
+/* The bytes of a text that the writer keeps; `errors` says what lone surrogates stand for. */
 static bool
-write_text(py_writer *w, PyObject *object, psd_ref *slot)
+utf8_of(py_writer *w, PyObject *object, const char *errors, psd_span *text)
 {
-    int64_t number = py_known(w->texts, object);
-    if (number != 0) {
-        *slot = number > 0 ? (psd_ref)number : 0;
-        return number > 0;
-    }
     Py_ssize_t size;
     const char *data = PyUnicode_AsUTF8AndSize(object, &size);
     if (data == NULL) {
-        /* Lone surrogates: pickles hold them as three bytes each. */
         PyErr_Clear();
-        PyObject *bytes = PyUnicode_AsEncodedString(object, "utf-8", "surrogatepass");
+        PyObject *bytes = PyUnicode_AsEncodedString(object, "utf-8", errors);
         char *raw = NULL;
         if (bytes == NULL || PyBytes_AsStringAndSize(bytes, &raw, &size) < 0 ||
             !py_keep(w, bytes)) {
@@ -122,8 +117,21 @@ write_text(py_writer *w, PyObject *object, psd_ref *slot)
         Py_DECREF(bytes);
         data = raw;
     }
-    psd_span text = {(const uint8_t *)data, (size_t)size};
-    return py_keep(w, object) &&
+    *text = (psd_span){(const uint8_t *)data, (size_t)size};
+    return py_keep(w, object);
+}
+
+static bool
+write_text(py_writer *w, PyObject *object, psd_ref *slot)
+{
+    int64_t number = py_known(w->texts, object);
+    if (number != 0) {
+        *slot = number > 0 ? (psd_ref)number : 0;
+        return number > 0;
+    }
+    psd_span text;
+    /* Pickles hold lone surrogates as three bytes each. */
+    return utf8_of(w, object, "surrogatepass", &text) &&
            py_made(w, psd_new_text(&w->pool, PSD_KIND_TEXT, text), slot) &&
            remember(w->texts, object, *slot);
 }
@@ -299,19 +307,12 @@ write_global(py_writer *w, PyObject *module, PyObject *name, psd_ref *slot)
         *slot = number > 0 ? (psd_ref)number : 0;
         return number > 0;
     }
-    Py_ssize_t module_size, name_size;
-    const char *module_text = PyUnicode_AsUTF8AndSize(module, &module_size);
-    const char *name_text =
-        module_text == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, &name_size);
-    bool done =
-        name_text != NULL && py_keep(w, key) &&
-        py_made(w,
-                psd_new_global(
-                    &w->pool,
-                    (psd_span){(const uint8_t *)module_text, (size_t)module_size},
-                    (psd_span){(const uint8_t *)name_text, (size_t)name_size}, 0),
-                slot) &&
-        remember(w->texts, key, *slot);
+    /* Names were read by py_text: what is no UTF-8 goes back as it came. */
+    psd_span module_text, name_text;
+    bool done = utf8_of(w, module, "surrogateescape", &module_text) &&
+                utf8_of(w, name, "surrogateescape", &name_text) && py_keep(w, key) &&
+                py_made(w, psd_new_global(&w->pool, module_text, name_text, 0), slot) &&
+                remember(w->texts, key, *slot);
     Py_DECREF(key);
     return done;
 }
