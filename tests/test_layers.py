@@ -25,6 +25,7 @@ LADDER: list[dict[str, list[str]]] = [
     {
         "error": ["error.h", "error.c"],
         "bounds": ["bounds.h"],
+        "text": ["text.h"],
         "hash": ["hash.h", "hash.c"],
     },
     {

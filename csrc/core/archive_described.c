@@ -6,12 +6,6 @@
 #include "archive_parts.h"
 
 static psd_status
-no_memory(psd_error *err)
-{
-    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-}
-
-static psd_status
 check_storage(const psd_archive *archive, const psd_input *input, const psd_storage *s,
               psd_error *err)
 {
@@ -53,7 +47,7 @@ add_storages(psd_archive *archive, const psd_input *input, const psd_description
         s.parent = PSD_NO_STORAGE;
         if ((!told->lasting && !copy_texts(archive, &s)) ||
             !psd_model_add_storage(&archive->model, &s)) {
-            return no_memory(err);
+            return psd_fail_memory(err);
         }
     }
     return PSD_OK;
@@ -97,7 +91,7 @@ add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, bool las
     psd_pool *pool = &archive->pool;
     psd_tensor t = *told;
     if (!lasting && !copy_numbers(archive, &t)) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     psd_status status = check_window(archive, &t, err);
     if (status != PSD_OK) {
@@ -115,7 +109,7 @@ add_tensor(psd_archive *archive, psd_span name, const psd_tensor *told, bool las
     v->kind = PSD_KIND_TENSOR;
     v->as.index = archive->model.tensor_count;
     t.at = refs[1];
-    return psd_model_add_tensor(&archive->model, &t) ? PSD_OK : no_memory(err);
+    return psd_model_add_tensor(&archive->model, &t) ? PSD_OK : psd_fail_memory(err);
 }
 
 psd_status
@@ -131,7 +125,7 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
                                          2 * (size_t)told->tensor_count, sizeof *refs);
     psd_ref dict = psd_torch_new_ordered_dict(pool);
     if (refs == NULL || told->tensor_count > UINT32_MAX / 2) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     if (dict == 0) {
         return psd_pool_fail(&archive->pool, err);
@@ -141,7 +135,7 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
                             refs + 2 * (size_t)i, err);
     }
     if (status == PSD_OK && !psd_set(pool, dict, refs, 2 * told->tensor_count)) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     archive->pickle.root = dict;
     return status;

@@ -50,7 +50,7 @@ psd_archive_open(psd_archive *archive, const psd_input *input, psd_error *err)
     psd_span head;
     archive->options.record = psd_arena_copy(&archive->arena, archive->options.record);
     if (archive->options.record.data == NULL) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(err);
     }
     if (archive->options.mode == PSD_OPEN_PICKLE) {
         return open_pickle(archive, input, err);

@@ -18,12 +18,6 @@ psd_archive_open_safetensors(psd_archive *archive, const psd_input *input,
     return status;
 }
 
-static psd_status
-no_memory(psd_error *err)
-{
-    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-}
-
 /* Every tensor has a storage of its own, by its name. */
 static psd_status
 describe(psd_archive *archive, const psd_input *input, const psd_safetensors *header,
@@ -34,7 +28,7 @@ describe(psd_archive *archive, const psd_input *input, const psd_safetensors *he
     psd_tensor *tensors = psd_arena_take_array(scratch, count, sizeof *tensors);
     psd_span *names = psd_arena_take_array(scratch, count, sizeof *names);
     if (storages == NULL || tensors == NULL || names == NULL) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     uint64_t data = archive->program_offset + archive->program.size;
     for (uint32_t i = 0; i < count; i++) {

@@ -145,7 +145,7 @@ psd_archive_embedded(void *ctx, psd_span stream, psd_storage *storage, bool *is_
     if (status == PSD_OK && *is_storage) {
         storage->location = psd_arena_copy(&archive->arena, storage->location);
         if (storage->location.data == NULL) {
-            status = psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+            status = psd_fail_memory(err);
         }
     }
     psd_archive_clear(&inner);

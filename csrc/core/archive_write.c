@@ -8,12 +8,6 @@
 
 #define TOP "archive/"
 
-static psd_status
-no_memory(psd_error *err)
-{
-    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-}
-
 /* ---------------------------------------------------------------- zip archives */
 
 /* "archive/data/<key>" in the arena. */
@@ -44,7 +38,7 @@ plan_records(psd_zip_plan *plan, psd_arena *arena, psd_span program, psd_span by
     }
     for (uint32_t i = 0; i < count && status == PSD_OK; i++) {
         psd_span name = storage_name(arena, i, count);
-        status = name.data == NULL ? no_memory(err)
+        status = name.data == NULL ? psd_fail_memory(err)
                                    : psd_zip_plan_add(plan, name, bytes[i].size, err);
     }
     if (status == PSD_OK) {
@@ -115,7 +109,7 @@ write_stream(psd_arena *arena, psd_span program, const psd_model *model,
     psd_stream_storage *storages = psd_arena_take_array(arena, count, sizeof *storages);
     bool *named = psd_arena_take_array(arena, count, sizeof *named);
     if (storages == NULL || named == NULL) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     find_named(model, named);
     for (uint32_t i = 0; i < count; i++) {
@@ -125,7 +119,7 @@ write_stream(psd_arena *arena, psd_span program, const psd_model *model,
         const psd_dtype_info *row = psd_dtype_row((psd_dtype)model->storages[i].dtype);
         psd_span key = psd_torch_storage_key(arena, PSD_DIALECT_STREAM, i, count);
         if (key.data == NULL) {
-            return no_memory(err);
+            return psd_fail_memory(err);
         }
         storages[listed++] = (psd_stream_storage){
             .key = key,

@@ -273,7 +273,7 @@ psd_archive_crc_of_deflated(const psd_archive *archive, const psd_input *input,
     size_t size = (size_t)entry->size;
     uint8_t *bytes = alloc.resize(alloc.ctx, NULL, 0, size == 0 ? 1 : size);
     if (bytes == NULL) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(err);
     }
     psd_status status = psd_archive_inflate(archive, input, entry, bytes, err);
     if (status == PSD_OK) {

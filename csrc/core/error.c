@@ -54,6 +54,12 @@ psd_fail_numbers(psd_error *err, uint64_t found, uint64_t expected)
     return err->status;
 }
 
+psd_status
+psd_fail_memory(psd_error *err)
+{
+    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+}
+
 const char *
 psd_status_code(psd_status status)
 {

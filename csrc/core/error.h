@@ -97,6 +97,9 @@ psd_status psd_fail_entry(psd_error *err, psd_span entry);
 psd_status psd_fail_subject(psd_error *err, psd_span subject);
 psd_status psd_fail_numbers(psd_error *err, uint64_t found, uint64_t expected);
 
+/* PSD_NO_MEMORY, which is about no place; returned too. */
+psd_status psd_fail_memory(psd_error *err);
+
 const char *psd_status_code(psd_status status);
 psd_family psd_status_family(psd_status status);
 

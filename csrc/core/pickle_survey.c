@@ -38,7 +38,7 @@ fail(const walk *w, const char *sentence)
 static psd_status
 fail_memory(const walk *w)
 {
-    return psd_fail(w->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    return psd_fail_memory(w->err);
 }
 
 /* -------------------------------------------------------------------- checks */

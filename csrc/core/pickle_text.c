@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "pickle_text.h"
+#include "text.h"
 
 #include <locale.h>
 #include <math.h>
@@ -13,17 +14,6 @@ static bool
 is_digit(uint8_t c)
 {
     return c >= '0' && c <= '9';
-}
-
-/* The value of a hexadecimal digit, or -1. */
-static int
-hex_digit(uint8_t c)
-{
-    if (is_digit(c)) {
-        return c - '0';
-    }
-    uint8_t lower = c | 0x20;
-    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
 /* ----------------------------------------------------------------- integers */
@@ -265,8 +255,8 @@ read_escape(psd_span text, size_t *at, uint8_t *byte)
     }
     unsigned n = 0;
     if (c == 'x') {
-        int high = *at < text.size ? hex_digit(text.data[*at]) : -1;
-        int low = *at + 1 < text.size ? hex_digit(text.data[*at + 1]) : -1;
+        int high = *at < text.size ? psd_hex_digit(text.data[*at]) : -1;
+        int low = *at + 1 < text.size ? psd_hex_digit(text.data[*at + 1]) : -1;
         if (high < 0 || low < 0) {
             return false;
         }
@@ -319,31 +309,6 @@ psd_text_string(psd_span line, psd_arena *arena, psd_span *text)
     return PSD_OK;
 }
 
-/* UTF-8 of a code point below 0x110000, surrogates like any other; the new end. */
-static uint8_t *
-put_utf8(uint8_t *to, uint32_t code)
-{
-    if (code < 0x80) {
-        *to++ = (uint8_t)code;
-        return to;
-    }
-    if (code < 0x800) {
-        *to++ = (uint8_t)(0xC0 | code >> 6);
-    }
-    else {
-        if (code < 0x10000) {
-            *to++ = (uint8_t)(0xE0 | code >> 12);
-        }
-        else {
-            *to++ = (uint8_t)(0xF0 | code >> 18);
-            *to++ = (uint8_t)(0x80 | (code >> 12 & 0x3F));
-        }
-        *to++ = (uint8_t)(0x80 | (code >> 6 & 0x3F));
-    }
-    *to++ = (uint8_t)(0x80 | (code & 0x3F));
-    return to;
-}
-
 /* Four or eight hexadecimal digits at `at`. */
 static bool
 read_code(psd_span line, size_t at, size_t count, uint32_t *code)
@@ -353,7 +318,7 @@ read_code(psd_span line, size_t at, size_t count, uint32_t *code)
     }
     uint32_t n = 0;
     for (size_t i = 0; i < count; i++) {
-        int digit = hex_digit(line.data[at + i]);
+        int digit = psd_hex_digit(line.data[at + i]);
         if (digit < 0) {
             return false;
         }
@@ -390,11 +355,11 @@ psd_text_unicode(psd_span line, psd_arena *arena, psd_span *text)
             if (!read_code(line, at + 1, count, &code)) {
                 return PSD_PICKLE;
             }
-            end = put_utf8(end, code);
+            end = psd_put_utf8(end, code);
             at += 1 + count;
             continue;
         }
-        end = put_utf8(end, c);
+        end = psd_put_utf8(end, c);
         if (next == '\\') { /* the second of two does not begin an escape */
             *end++ = next;
             at++;

@@ -48,7 +48,7 @@ fail(const writer *w, const char *sentence)
 static psd_status
 fail_memory(const writer *w)
 {
-    return psd_fail(w->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    return psd_fail_memory(w->err);
 }
 
 /* -------------------------------------------------------------------- frames */

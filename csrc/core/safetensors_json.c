@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "safetensors_json.h"
+#include "text.h"
 
 /* Values within values that are passed by; the reference allows as many. */
 #define DEPTH_MOST 128u
@@ -34,16 +35,6 @@ psd_json_next(psd_json *json, uint8_t closing, bool first, bool *more)
 
 /* ---------------------------------------------------------------- texts */
 
-static int
-hex_digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Four digits at `from`; UINT32_MAX if they are not there. */
 static uint32_t
 hex4(const uint8_t *from, const uint8_t *end)
@@ -53,38 +44,13 @@ hex4(const uint8_t *from, const uint8_t *end)
         return UINT32_MAX;
     }
     for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(from[i]);
+        int digit = psd_hex_digit(from[i]);
         if (digit < 0) {
             return UINT32_MAX;
         }
         v = v << 4 | (uint32_t)digit;
     }
     return v;
-}
-
-/* Never longer than the escape that it stood in. */
-static uint8_t *
-put_utf8(uint8_t *to, uint32_t c)
-{
-    if (c < 0x80) {
-        *to++ = (uint8_t)c;
-        return to;
-    }
-    if (c < 0x800) {
-        *to++ = (uint8_t)(0xC0 | c >> 6);
-    }
-    else {
-        if (c < 0x10000) {
-            *to++ = (uint8_t)(0xE0 | c >> 12);
-        }
-        else {
-            *to++ = (uint8_t)(0xF0 | c >> 18);
-            *to++ = (uint8_t)(0x80 | (c >> 12 & 0x3F));
-        }
-        *to++ = (uint8_t)(0x80 | (c >> 6 & 0x3F));
-    }
-    *to++ = (uint8_t)(0x80 | (c & 0x3F));
-    return to;
 }
 
 /* What follows `\u`: one character, of two such escapes where it needs them. */
@@ -108,7 +74,7 @@ unicode_escape(psd_json *json, uint8_t **to)
         json->next += 6;
         c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
     }
-    *to = put_utf8(*to, c);
+    *to = psd_put_utf8(*to, c);
     return true;
 }
 

@@ -136,12 +136,6 @@ typedef struct {
     psd_status status; /* of a failure that is not the JSON's */
 } reader;
 
-static psd_status
-no_memory(psd_error *err)
-{
-    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-}
-
 /* Fails for another reason than the JSON; always false. */
 static bool
 fails(reader *r, psd_status status, const char *sentence, psd_span name)
@@ -294,7 +288,7 @@ add_tensor(reader *r, psd_span name, const entry *e, const element *of)
                                            (uint64_t)h->count + 1, sizeof *h->tensors);
     h->tensors = tensors;
     if (!grown) {
-        r->status = no_memory(r->json.err);
+        r->status = psd_fail_memory(r->json.err);
         return false;
     }
     h->tensors[h->count] = (psd_safetensor){.name = name,
@@ -348,7 +342,7 @@ add_note(reader *r, psd_span key, psd_span value)
                           (uint64_t)h->note_count + 2, sizeof *h->notes);
     h->notes = notes;
     if (!grown) {
-        r->status = no_memory(r->json.err);
+        r->status = psd_fail_memory(r->json.err);
         return false;
     }
     h->notes[h->note_count++] = key;
@@ -418,14 +412,14 @@ check_unique(psd_names *names, const psd_span *first, size_t stride, uint32_t co
              const uint8_t *json, psd_error *err)
 {
     if (!psd_names_reserve(names, count)) {
-        return no_memory(err);
+        return psd_fail_memory(err);
     }
     for (uint32_t i = 0; i < count; i++) {
         const psd_span *name =
             (const psd_span *)(const void *)((const uint8_t *)first + i * stride);
         bool added;
         if (psd_names_put(names, *name, i, &added) == NULL) {
-            return no_memory(err);
+            return psd_fail_memory(err);
         }
         if (!added) {
             psd_fail(err, PSD_SAFETENSORS,

@@ -18,12 +18,6 @@ static const char head[] =
 #define PIECE ((size_t)4096)
 
 static psd_status
-no_memory(psd_error *err)
-{
-    return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
-}
-
-static psd_status
 pour(psd_sink sink, psd_span bytes, psd_error *err)
 {
     bool written = bytes.size == 0 || sink.write(sink.ctx, bytes.data, bytes.size);
@@ -49,7 +43,7 @@ list_keys(psd_buffer *buffer, const psd_stream_storage *storages, uint32_t count
     }
     psd_ref list = done ? psd_new_items(&pool, PSD_KIND_LIST, refs, count) : 0;
     psd_status status =
-        list == 0 ? no_memory(err) : psd_pickle_write(&pool, list, buffer, err);
+        list == 0 ? psd_fail_memory(err) : psd_pickle_write(&pool, list, buffer, err);
     psd_pool_clear(&pool);
     psd_arena_clear(&arena);
     return status;

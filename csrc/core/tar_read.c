@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tar.h"
+#include "text.h"
 
 /* Where the fields of a header lie. */
 enum {
@@ -139,17 +140,6 @@ fails(reader *r, psd_status status, psd_span name, const char *sentence)
 /* More than writers put before the first: one for all members, and its own. */
 #define EXTENDED_BEFORE 4u
 
-static bool
-contains(psd_span text, psd_span part)
-{
-    for (size_t i = 0; part.size <= text.size && i <= text.size - part.size; i++) {
-        if (memcmp(text.data + i, part.data, part.size) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* An extended header must not give the next member another name or size: some
  * readers follow it, and some do not. */
 static psd_status
@@ -162,8 +152,8 @@ check_extended(reader *r, psd_span name, uint64_t size)
     psd_status status =
         psd_input_copy(r->input, r->next + PSD_TAR_BLOCK, (size_t)size, room, r->err);
     psd_span text = {room, (size_t)size};
-    if (status == PSD_OK && (contains(text, PSD_LITERAL("path=")) ||
-                             contains(text, PSD_LITERAL("size=")))) {
+    if (status == PSD_OK && (psd_span_holds(text, PSD_LITERAL("path=")) ||
+                             psd_span_holds(text, PSD_LITERAL("size=")))) {
         return fails(r, PSD_TAR, name,
                      "an extended header gives a member another name or size");
     }

@@ -7,7 +7,7 @@
 psd_status
 psd_torch_no_memory(psd_torch_pass *p)
 {
-    return psd_fail(p->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+    return psd_fail_memory(p->err);
 }
 
 psd_status

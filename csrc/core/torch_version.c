@@ -5,6 +5,7 @@
  * torch/ao/quantization/fx/graph_module.py.
  */
 #include "torch_walk.h"
+#include "text.h"
 
 static psd_ref
 number(psd_walk *w, unsigned version)
@@ -37,16 +38,6 @@ version_of(const psd_walk *w, const psd_module_look *m)
         buffers != 0 &&
         psd_walk_attribute(pool, buffers, PSD_LITERAL("num_batches_tracked")) != 0;
     return counts && m->class.version < 2 ? 2 : m->class.version;
-}
-
-static bool
-holds(psd_span text, psd_span part)
-{
-    bool found = false;
-    for (size_t i = 0; i + part.size <= text.size && !found; i++) {
-        found = memcmp(text.data + i, part.data, part.size) == 0;
-    }
-    return found;
 }
 
 /* What torch's own hook of spectral_norm() is called with, the name of a weight. */
@@ -90,7 +81,7 @@ finds_nothing(psd_walk *w, psd_ref hook, psd_ref attributes)
          i += 2) {
         psd_span name = {NULL, 0};
         nothing = !psd_walk_name_at(pool, all.items[i], &name) ||
-                  !psd_walk_may_go_on(w, name.size) || !holds(name, part);
+                  !psd_walk_may_go_on(w, name.size) || !psd_span_holds(name, part);
     }
     return nothing;
 }

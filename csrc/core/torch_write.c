@@ -481,7 +481,7 @@ psd_torch_write(psd_pool *pool, psd_ref root, const psd_model *model,
     p.persids = psd_arena_take_array(pool->arena, count, sizeof *p.persids);
     p.mixed = psd_arena_take_array(pool->arena, count, sizeof *p.mixed);
     if (p.persids == NULL || p.mixed == NULL) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(err);
     }
     memset(p.persids, 0, count * sizeof *p.persids);
     memset(p.mixed, 0, count * sizeof *p.mixed);
@@ -502,10 +502,9 @@ psd_torch_write(psd_pool *pool, psd_ref root, const psd_model *model,
         }
     }
     if (p.failed) {
-        return psd_pool_full(pool)
-                   ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
-                              "too many values for one pickle")
-                   : psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_pool_full(pool) ? psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
+                                              "too many values for one pickle")
+                                   : psd_fail_memory(err);
     }
     return PSD_OK;
 }

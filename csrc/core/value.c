@@ -54,7 +54,7 @@ psd_status
 psd_pool_fail(const psd_pool *pool, psd_error *err)
 {
     if (!psd_pool_full(pool)) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(err);
     }
     psd_fail(err, PSD_LIMIT, PSD_NOWHERE, "a pickle has more values than allowed");
     return psd_fail_numbers(err, (uint64_t)pool->count + 1, pool->max_values);

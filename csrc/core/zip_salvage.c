@@ -204,7 +204,7 @@ keep(salvage *s, const record *r)
                           (uint64_t)s->count + 1, sizeof *s->entries);
     s->entries = entries;
     if (!grown) {
-        return psd_fail(s->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(s->err);
     }
     s->entries[s->count++] = r->entry;
     return PSD_OK;
@@ -254,9 +254,7 @@ psd_zip_salvage(const psd_input *input, const psd_limits *limits, psd_hash_key k
         zip->count = s.count;
         zip->directory_offset = end;
         zip->end_offset = end;
-        status = zip->entries == NULL
-                     ? psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory")
-                     : PSD_OK;
+        status = zip->entries == NULL ? psd_fail_memory(err) : PSD_OK;
     }
     if (status == PSD_OK) {
         memcpy(zip->entries, s.entries, s.count * sizeof *zip->entries);

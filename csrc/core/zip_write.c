@@ -115,7 +115,7 @@ psd_zip_plan_add(psd_zip_plan *plan, psd_span name, uint64_t size, psd_error *er
                           (uint64_t)plan->count + 1, sizeof entry);
     plan->entries = entries;
     if (!grown) {
-        return psd_fail(err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
+        return psd_fail_memory(err);
     }
     plan->entries[plan->count++] = entry;
     plan->cursor = cursor;
