@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from ._globals import _words, leads_on, normalise
+from ._globals import leads_on, normalise, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MOST_ITEMS = 1 << 28  # that the calls of one file may ask for
 PAYLOAD = ("torch.storage", "_load_from_bytes")
 GETATTR = ("builtins", "getattr")
 
-_CODECS = _words("latin1 latin-1 iso-8859-1 iso8859-1 8859 ascii us-ascii utf-8 utf8")
+_CODECS = words("latin1 latin-1 iso-8859-1 iso8859-1 8859 ascii us-ascii utf-8 utf8")
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ARRAYS = {(core, "_reconstruct") for core in _MULTIARRAY} | {
     ("numpy", "ndarray"),
@@ -41,8 +41,8 @@ _ARRAYS = {(core, "_reconstruct") for core in _MULTIARRAY} | {
 }
 _DTYPE = ("numpy", "dtype")
 
-_KINDS = _words("Double Float Half BFloat16 Long Int Short Char Byte Bool")
-_MORE_KINDS = _words(
+_KINDS = words("Double Float Half BFloat16 Long Int Short Char Byte Bool")
+_MORE_KINDS = words(
     "ComplexFloat ComplexDouble QInt8 QUInt8 QInt32 QUInt4x2 QUInt2x4 Untyped _Untyped Typed _Typed"
 )
 _OF_TORCH = {kind + "Storage" for kind in _KINDS | _MORE_KINDS}
@@ -57,7 +57,7 @@ _SIZED: frozenset[Name] = frozenset(
 # Names that go through all that a value holds, as often as it stands there.
 _THROUGH: frozenset[Name] = frozenset(
     [("builtins", "str")]
-    + [("numpy", name) for name in _words("str_ bytes_ object_ bool_ float64 float32 int64")]
+    + [("numpy", name) for name in words("str_ bytes_ object_ bool_ float64 float32 int64")]
 )
 
 # Names that call their first argument with others: those from a place on, or those in the

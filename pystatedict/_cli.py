@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 
 from ._errors import SidecarError, StateDictError
-from ._printable import printable
+from ._printable import counted, printable
 from ._roots import holds_arrays
 from ._summary import MODULE_DEPTH, Total, facts_of, flags_of, modules_of
 from ._text import (
@@ -30,7 +30,6 @@ from ._text import (
     human_bytes,
     human_count,
     percent,
-    plural,
     shape_text,
     short_dtype,
     terminal_width,
@@ -224,7 +223,7 @@ def _note_sidecar(trouble: SidecarError | str | None) -> None:
 
 def _total_line(total: Total, signs: Signs) -> str:
     return signs.dot.join(
-        (plural(total.tensors, "tensor"), _parameters(total.parameters), human_bytes(total.bytes))
+        (counted(total.tensors, "tensor"), _parameters(total.parameters), human_bytes(total.bytes))
     )
 
 
@@ -394,7 +393,7 @@ def _tree(arguments: Namespace) -> int:
             rows.append(
                 [
                     before + printable(name),
-                    plural(total.tensors, "tensor"),
+                    counted(total.tensors, "tensor"),
                     _parameters(total.parameters),
                     human_bytes(total.bytes),
                     _share(total, screen.signs),
@@ -464,7 +463,7 @@ def _stat_rows(name: str, facts: Mapping[str, Any], signs: Signs) -> list[tuple[
         )
     )
     if facts["alignment"] is not None:
-        rows.append(("alignment", plural(facts["alignment"], "byte")))
+        rows.append(("alignment", counted(facts["alignment"], "byte")))
     rows.append(("checksums", facts["checksums"]))
     if facts["serialization_id"] is not None:
         rows.append(("serialization id", printable(facts["serialization_id"])))
@@ -474,7 +473,7 @@ def _stat_rows(name: str, facts: Mapping[str, Any], signs: Signs) -> list[tuple[
         ("tensor bytes", _bytes(total["bytes"])),
     ]
     for position, (dtype, part) in enumerate(facts["dtypes"].items()):
-        text = f"{dtype}: {plural(part['tensors'], 'tensor')}, {human_bytes(part['bytes'])}"
+        text = f"{dtype}: {counted(part['tensors'], 'tensor')}, {human_bytes(part['bytes'])}"
         rows.append(("" if position else "dtypes", text))
     rows.append(
         (
@@ -488,7 +487,7 @@ def _stat_rows(name: str, facts: Mapping[str, Any], signs: Signs) -> list[tuple[
 
 
 def _bytes(size: int) -> str:
-    return plural(size, "byte") if size < 1024 else f"{human_bytes(size)} ({size:,} bytes)"
+    return counted(size, "byte") if size < 1024 else f"{human_bytes(size)} ({size:,} bytes)"
 
 
 # -------------------------------------------------------------------------- scan
@@ -548,6 +547,6 @@ def _scan_text(screen: Screen, report: ScanReport) -> None:
         for verdict in ("plain", "unknown", "dangerous")
     ]
     if report.errors:
-        counts.append(plural(len(report.errors), "note"))
+        counts.append(counted(len(report.errors), "note"))
     verdict = screen.paint(report.verdict, colors.get(report.verdict, GREEN))
     print(f"{verdict}: {screen.signs.dot.join(counts)}; nothing was run")

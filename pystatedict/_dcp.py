@@ -28,14 +28,13 @@ from pystatedict._files import open_source, stamp_of
 from pystatedict._fileset import (
     FileSet,
     How,
-    count,
-    listed,
     member_of,
     open_member,
     path_within,
     require_files,
     tell_danger,
 )
+from pystatedict._printable import counted, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -324,7 +323,7 @@ def _check_contents(contents: _Contents) -> None:
             faults.append(fault)
     if unplaced:
         raise CorruptError(
-            f"the metadata does not say where {count(len(unplaced), 'piece')} of the distributed"
+            f"the metadata does not say where {counted(len(unplaced), 'piece')} of the distributed"
             " checkpoint are",
             code="dcp-chunks",
             evidence=listed(unplaced),
@@ -332,7 +331,7 @@ def _check_contents(contents: _Contents) -> None:
         )
     if faults:
         raise CorruptError(
-            f"the pieces of {count(len(faults), 'tensor')} do not make it up",
+            f"the pieces of {counted(len(faults), 'tensor')} do not make it up",
             code="dcp-chunks",
             evidence=faults[:5],
             hint="the save was interrupted, or not all ranks took part in it; save again",

@@ -14,12 +14,11 @@ import re
 from pystatedict._errors import UnsupportedError
 from pystatedict._fileset import (
     FileSet,
-    count,
-    listed,
     open_member,
     path_within,
     require_files,
 )
+from pystatedict._printable import counted, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class Scattered(FileSet):
         files = [name for name in self._archives if name.endswith("model_states.pt")]
         raise UnsupportedError(
             f"the weights of this DeepSpeed checkpoint are shared out over"
-            f" {count(len(self._archives), 'file')}",
+            f" {counted(len(self._archives), 'file')}",
             code="deepspeed",
             path=self.path,
             evidence=listed(files or self._archives),

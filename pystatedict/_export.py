@@ -19,6 +19,7 @@ from pystatedict._errors import (
     UnsupportedError,
 )
 from pystatedict._jsonrecords import Records, Told
+from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD
 from pystatedict._printable import printable
 
 TYPE_CHECKING = False
@@ -37,7 +38,6 @@ _DTYPES = {
     32: "float8_e5m2fnuz", 33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
 }  # fmt: skip
 _STRIDED = 7
-_PARAMETER, _REQUIRES_GRAD, _BUFFER = 1, 2, 32
 
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
 # How the texts that tell of them are called; the second by torch before 2.9.
@@ -172,11 +172,11 @@ class _Table:
         shape, strides = _numbers(meta.part("sizes")), _numbers(meta.part("strides"))
         if len(strides) != len(shape):
             raise CorruptError("a tensor with more or fewer strides than sizes", key=name)
-        flags = _BUFFER
+        flags = BUFFER
         if payload.part("is_param").flag():
-            flags = _PARAMETER
+            flags = PARAMETER
             if meta.part("requires_grad").flag():
-                flags |= _REQUIRES_GRAD
+                flags |= REQUIRES_GRAD
         offset = _number(meta.part("storage_offset"))
         return name, _DTYPES[kind], shape, strides, self._storage(payload, meta), offset, flags
 

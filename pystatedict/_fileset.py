@@ -19,6 +19,7 @@ from pystatedict._errors import (
     UnsupportedError,
 )
 from pystatedict._files import open_source, stamp_of
+from pystatedict._printable import counted, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     Limits = dict[str, int] | None
     Record = tuple[str, int, int, int, int, int]
     Member = tuple[str, Callable[[], Archive]]  # name of the file, and what opens it
-
-_LISTED = 5  # names that a message lists
 
 
 class How:
@@ -228,7 +227,7 @@ def require_files(paths: Iterable[str], teller: str) -> None:
     missing = [path for path in dict.fromkeys(paths) if not _is_plain(path)]
     if missing:
         raise CorruptError(
-            f"{count(len(missing), 'file')} that {teller} names cannot be found",
+            f"{counted(len(missing), 'file')} that {teller} names cannot be found",
             code="missing-part",
             key=os.path.basename(missing[0]),
             evidence=listed(os.path.basename(path) for path in missing),
@@ -287,18 +286,3 @@ def tell_danger(error: StateDictError, archive: Archive | None) -> None:
     if archive is not None and not error.named:
         error.named = archive.globals(True)
     _opening._tell_danger(error)
-
-
-def listed(names: Iterable[str]) -> list[str]:
-    """A few names as lines of evidence."""
-    from pystatedict._printable import printable
-
-    names = list(names)
-    lines = [f"'{printable(name, 120)}'" for name in names[:_LISTED]]
-    if len(names) > _LISTED:
-        lines.append(f"and {len(names) - _LISTED:,} more")
-    return lines
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

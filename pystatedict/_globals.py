@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Verdict = Literal["plain", "unknown", "dangerous"]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
@@ -85,7 +85,7 @@ _MODULES = {
     "ttk": "tkinter.ttk",
 }
 
-_EXCEPTIONS = _words(
+_EXCEPTIONS = words(
     "ArithmeticError AssertionError AttributeError BaseException BufferError BytesWarning "
     "DeprecationWarning EOFError EnvironmentError Exception FloatingPointError FutureWarning "
     "GeneratorExit IOError ImportError ImportWarning IndentationError IndexError KeyError "
@@ -175,7 +175,7 @@ _STORAGES = frozenset(
 _QUANTISED = frozenset(
     kind + "Storage" for kind in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
 )
-_DTYPES = _words(
+_DTYPES = words(
     "bool uint8 int8 int16 int32 int64 uint16 uint32 uint64 "
     "int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7 "
     "float16 bfloat16 float32 float64 complex32 complex64 complex128 "
@@ -187,13 +187,13 @@ _DTYPES = _words(
 # Storages that torch.jit.save names, one for every element type.
 _SCRIPT_STORAGES = frozenset(
     kind + "Storage"
-    for kind in _words(
+    for kind in words(
         "ComplexHalf Float8_e4m3fn Float8_e4m3fnuz Float8_e5m2 Float8_e5m2fnuz Float8_e8m0fnu "
         "Float4_e2m1fn_x2 UInt16 UInt32 UInt64 Bits8 Bits16 Bits1x8 Bits2x4 Bits4x2"
     )
 )
 
-_NUMPY_SCALARS = _words(
+_NUMPY_SCALARS = words(
     "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc uintc longlong ulonglong "
     "int_ uint float16 float32 float64 longdouble complex64 complex128 clongdouble str_ bytes_ "
     "void object_ datetime64 timedelta64"
@@ -202,13 +202,13 @@ _NUMPY_SCALARS = _words(
 _NUMPY_MULTIARRAY = frozenset({"_reconstruct", "scalar"})
 _NUMPY_DTYPES = frozenset(
     kind + "DType"
-    for kind in _words(
+    for kind in words(
         "Bool Byte UByte Short UShort Int UInt Long ULong LongLong ULongLong Int8 UInt8 Int16 "
         "UInt16 Int32 UInt32 Int64 UInt64 Float16 Float32 Float64 LongDouble Complex64 "
         "Complex128 CLongDouble Object Bytes Str String Void DateTime64 TimeDelta64"
     )
 )
-_ML_DTYPES = _words(
+_ML_DTYPES = words(
     "bfloat16 bcomplex32 complex32 float4_e2m1fn float6_e2m3fn float6_e3m2fn float8_e3m4 "
     "float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz "
     "float8_e8m0fnu int1 int2 int4 uint1 uint2 uint4"
@@ -278,7 +278,7 @@ _PLAIN: dict[str, frozenset[str]] = {
     "torch.distributed._serialization": frozenset({"_Entry"}),
     # facts about tensors in the .metadata of a distributed checkpoint
     "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo"}),
-    "torch.distributed.checkpoint.metadata": _words(
+    "torch.distributed.checkpoint.metadata": words(
         "Metadata MetadataIndex StorageMeta TensorStorageMetadata BytesStorageMetadata "
         "ChunkStorageMetadata TensorProperties _MEM_FORMAT_ENCODING"
     ),
@@ -292,7 +292,7 @@ _PLAIN: dict[str, frozenset[str]] = {
         {"Partial", "Replicate", "Shard", "_StridedShard"}
     ),
     # Python
-    "builtins": _words(
+    "builtins": words(
         "set frozenset complex slice range bytes bytearray int float bool str list tuple dict "
         "object Ellipsis NotImplemented"
     ),
@@ -337,7 +337,7 @@ _PLAIN: dict[str, frozenset[str]] = {
     "ml_dtypes": _ML_DTYPES,
 }
 
-_PATHS = _words("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath")
+_PATHS = words("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath")
 # Python 3.13 moved the classes; its pickles name the place inside.
 for _module in ("pathlib", "pathlib._local"):
     _PLAIN[_module] = _PATHS
@@ -348,7 +348,7 @@ for _module in ("pathlib", "pathlib._local"):
 # What the public scanners (picklescan, modelscan, fickling) flag, by what it does, and
 # what else does the same.  Modules whose every name counts, with all below them:
 
-_MODULES_AT_ALL = _words(
+_MODULES_AT_ALL = words(
     # processes and the system
     "os posix nt posixpath ntpath subprocess _posixsubprocess _winapi sys pty tty termios fcntl "
     "shutil signal _signal multiprocessing multiprocess pexpect ptyprocess paramiko fabric invoke "
@@ -402,12 +402,12 @@ _MODULES_AT_ALL = _words(
 
 # Modules of which only these are harmless.
 _ALL_BUT: dict[str, frozenset[str]] = {
-    "inspect": _words(
+    "inspect": words(
         "Signature Parameter BoundArguments _ParameterKind _empty _void ArgSpec FullArgSpec "
         "ArgInfo Arguments Attribute"
     ),
     # parts of compiled modules, which compile nothing by being made
-    "torch._dynamo.convert_frame": _words(
+    "torch._dynamo.convert_frame": words(
         "CatchErrorsWrapper ConvertFrame ConvertFrameAssert ConvertFrameBox"
     ),
     "torch._dynamo.repro.after_dynamo": frozenset({"WrapBackendDebug"}),
@@ -418,7 +418,7 @@ _ALL_BUT: dict[str, frozenset[str]] = {
 _NAMES_OF: dict[str, frozenset[str]] = {
     # getattr is not here: torch.save(model.state_dict, f), without the parentheses, writes
     # it, and it does nothing alone.  What it is asked for is judged by _arguments.py.
-    "builtins": _words(
+    "builtins": words(
         "eval exec execfile compile open file input raw_input apply reload breakpoint __import__ "
         "__build_class__ __loader__ __spec__ globals locals vars setattr delattr "
         "exit quit help license credits copyright"
@@ -446,7 +446,7 @@ _NAMES_OF: dict[str, frozenset[str]] = {
     "threading": frozenset({"Thread", "Timer", "_start_new_thread", "setprofile", "settrace"}),
     "weakref": frozenset({"finalize"}),
     "warnings": frozenset({"_getcategory", "_setoption", "_processoptions"}),
-    "platform": _words(
+    "platform": words(
         "popen architecture libc_ver freedesktop_os_release _syscmd_ver _syscmd_file "
         "_syscmd_uname _node"
     ),
@@ -479,7 +479,7 @@ _NAMES_OF: dict[str, frozenset[str]] = {
     "sympy.core.sympify": frozenset({"sympify"}),
     "keras.models": frozenset({"load_model", "model_from_json"}),
     "tensorflow.keras.models": frozenset({"load_model", "model_from_json"}),
-    "numpy": _words(
+    "numpy": words(
         "load loads save savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex "
         "memmap DataSource lookfor safe_eval"
     ),
@@ -489,7 +489,7 @@ _NAMES_OF: dict[str, frozenset[str]] = {
     "numpy.core._methods": frozenset({"_dump", "_dumps"}),
     "numpy.lib.utils": frozenset({"lookfor", "safe_eval", "source"}),
     "torch": frozenset({"load", "save", "from_file", "compile"}),
-    "torch.serialization": _words(
+    "torch.serialization": words(
         "load save _legacy_load _legacy_save _load _save _open_file _open_file_like "
         "_open_zipfile_reader _open_zipfile_writer _open_zipfile_writer_file add_safe_globals "
         "register_package get_unsafe_globals_in_checkpoint"
@@ -504,14 +504,14 @@ _NAMES_OF: dict[str, frozenset[str]] = {
     "torch.jit.mobile": frozenset({"_load_for_lite_interpreter"}),
     "torch.jit.unsupported_tensor_ops": frozenset({"execWrapper"}),
     "torch.compiler": frozenset({"load_cache_artifacts", "load_compiled_function"}),
-    "torch.distributed": _words(
+    "torch.distributed": words(
         "init_process_group TCPStore FileStore HashStore PrefixStore launch"
     ),
-    "torch._C._distributed_c10d": _words("TCPStore FileStore HashStore PrefixStore"),
+    "torch._C._distributed_c10d": words("TCPStore FileStore HashStore PrefixStore"),
     "torch.export": frozenset({"load", "save"}),
     "torch.onnx": frozenset({"export", "dynamo_export"}),
     "torch.utils.benchmark": frozenset({"Timer"}),
-    "torch._C": _words(
+    "torch._C": words(
         "PyTorchFileReader PyTorchFileWriter import_ir_module import_ir_module_from_buffer "
         "_import_ir_module_from_package _load_for_lite_interpreter "
         "_load_for_lite_interpreter_from_buffer _load_jit_module_from_file "
@@ -545,11 +545,11 @@ _NAMES_OF["numpy.lib._utils_impl"] = _NAMES_OF["numpy.lib.utils"]
 
 # Whatever the module, a name that leads to one of these modules (`torch`, `os.system`; a
 # private `_os` leads there too) or to one of these attributes (`numpy`, `ndarray.tofile`).
-_REACHED_MODULES = _words(
+_REACHED_MODULES = words(
     "os posix nt sys subprocess socket shutil runpy importlib pty builtins __builtin__ "
     "__builtins__ ctypes pickle cPickle marshal operator"
 )
-_REACHED_ATTRIBUTES = _words(
+_REACHED_ATTRIBUTES = words(
     "system popen eval exec exec_ execfile compile __import__ loads load_library load_module "
     "exec_module import_module runcode runcommand runsource runctx open_code "
     "read_text read_bytes write_text write_bytes unlink rmdir rmtree symlink_to hardlink_to "
@@ -557,7 +557,7 @@ _REACHED_ATTRIBUTES = _words(
     "func_globals f_globals f_builtins gi_frame cr_frame ag_frame tb_frame"
 )
 # Of names in double underscores, only these lead nowhere.
-_HARMLESS_DUNDERS = _words(
+_HARMLESS_DUNDERS = words(
     "__call__ __getitem__ __contains__ __len__ __iter__ __next__ __eq__ __ne__ __lt__ __le__ "
     "__gt__ __ge__ __hash__ __str__ __repr__ __add__ __sub__ __mul__ __truediv__ __neg__ "
     "__version__ __name__ __doc__"
@@ -565,7 +565,7 @@ _HARMLESS_DUNDERS = _words(
 
 # Libraries that carry the standard library's modules under names of their own:
 # `six.moves.builtins`, `gevent.subprocess`, `eventlet.green.os`.
-_CARRIED = _words(
+_CARRIED = words(
     "os posix subprocess socket shutil runpy importlib pty builtins __builtin__ ctypes pickle "
     "cPickle _pickle cloudpickle dill marshal"
 )

@@ -20,7 +20,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._picklelook import is_legacy, looks_like_pickle
-from ._printable import printable
+from ._printable import counted, printable
 from ._signatures import FLATBUFFERS, SIGNATURES
 
 TYPE_CHECKING = False
@@ -315,7 +315,7 @@ def _signature(head: bytes) -> Identification | None:
         if head.startswith(magic, offset):
             if kind == "gguf" and len(head) >= 16:
                 version, tensors = number(head, 4, 4), number(head, 8, 8)
-                phrase = f"{phrase} (version {version}, {_count(tensors, 'tensor')})"
+                phrase = f"{phrase} (version {version}, {counted(tensors, 'tensor')})"
             if kind == "gzip":
                 phrase += _inside(head)
             return Identification(kind, phrase, hint)
@@ -347,16 +347,12 @@ def _safetensors(head: bytes, size: int) -> Identification | None:
     facts = f"header {length:,} bytes"
     if len(head) >= 8 + length:
         tensors = head[8 : 8 + length].count(b'"data_offsets"')
-        facts += f", {_count(tensors, 'tensor')}"
+        facts += f", {counted(tensors, 'tensor')}"
     return Identification(
         "safetensors",
         f"a safetensors file ({facts})",
         "pystatedict.load({file}) reads it",
     )
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _onnx(head: bytes) -> Identification | None:
@@ -426,7 +422,7 @@ def _zip(at: ReadAt, size: int, whole: bool) -> Identification | None:
     if names and all(name.endswith(".npy") for name in names):
         return Identification(
             "npz",
-            f"an archive of NumPy ({_count(len(names), 'array')})",
+            f"an archive of NumPy ({counted(len(names), 'array')})",
             "pystatedict.load({file}) reads it",
         )
     if not names and (whole or not entries):
@@ -452,7 +448,7 @@ def _other_zip(names: list[str]) -> Identification:
         hint = f"unpack it (`unzip {{file}}`), then load '{printable(inside[0], 60)}'"
     more = "" if len(inside or names) <= 3 else ", ..."
     return Identification(
-        "zip", f"a zip archive of {_count(len(names), 'file')} ({shown}{more})", hint
+        "zip", f"a zip archive of {counted(len(names), 'file')} ({shown}{more})", hint
     )
 
 
@@ -472,7 +468,7 @@ def _truncated(at: ReadAt, size: int, whole: bool) -> Identification:
     if records:
         last = records[-1]
         evidence.append(
-            f"{_count(len(records), 'record')} whole so far, the last of them "
+            f"{counted(len(records), 'record')} whole so far, the last of them "
             f"'{printable(last.name, 80)}' ({last.stored or 0:,} bytes)"
         )
     if cut is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pystatedict import _core
 from pystatedict._errors import CorruptError, LimitError, UnsupportedError
 from pystatedict._jsonrecords import Records, Told
+from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _DTYPES = {
     "FLOAT16": "float16",
     "DOUBLE": "float64",
 }
-_PARAMETER, _REQUIRES_GRAD, _BUFFER = 1, 2, 32
 _DEEPEST = 1000
 
 
@@ -98,8 +98,8 @@ class _Table:
         strides = tuple(part.whole() for part in tensor.part("strides").parts())
         if len(strides) != len(shape):
             raise CorruptError("a tensor with more or fewer strides than sizes", key=name)
-        if flags & _PARAMETER and tensor.part("requiresGrad").flag():
-            flags |= _REQUIRES_GRAD
+        if flags & PARAMETER and tensor.part("requiresGrad").flag():
+            flags |= REQUIRES_GRAD
         offset = tensor.part("offset")
         at = offset.whole() if offset.value is not None else 0
         return name, _DTYPES[kind], shape, strides, self._storage(tensor, name), at, flags
@@ -142,9 +142,9 @@ def _own_tensors(module: Told, attributes: list[int | None]) -> list[tuple[str, 
     for told in module.part("parameters").parts():
         name, number = told.part("name").text(), told.part("tensorId").whole()
         if told.part("isBuffer").flag():
-            buffers.append((name, number, _BUFFER))
+            buffers.append((name, number, BUFFER))
         else:
-            parameters.append((name, number, _PARAMETER))
+            parameters.append((name, number, PARAMETER))
     for told in module.part("attributes").parts():
         if told.part("type").value != "Tensor":
             continue
@@ -156,5 +156,5 @@ def _own_tensors(module: Told, attributes: list[int | None]) -> list[tuple[str, 
         found = attributes[index] if index < len(attributes) else None
         if found is None:
             raise CorruptError("an attribute that is said to be a tensor is none", key=name)
-        buffers.append((name, found, _BUFFER))
+        buffers.append((name, found, BUFFER))
     return parameters + buffers

@@ -12,7 +12,7 @@ from pystatedict._core import TensorInfo
 
 
 class Archive(Protocol):
-    """The face that `_core.Archive` and `_sets.FileSet` share; the core's stub tells more."""
+    """The face that `_core.Archive` and `_fileset.FileSet` share; the core's stub tells more."""
 
     @property
     def kind(self) -> str: ...

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def printable(text: str | bytes, limit: int | None = None) -> str:
     r"""Escape what a terminal would obey instead of show.
@@ -31,3 +33,24 @@ def _escape(code: int) -> str:
     if code < 0x10000:
         return f"\\u{code:04x}"
     return f"\\U{code:08x}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural but for 1.
+
+    >>> counted(1, "file"), counted(1200, "tensor")
+    ('1 file', '1,200 tensors')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+_LISTED = 5  # names that a message lists
+
+
+def listed(names: Iterable[str]) -> list[str]:
+    """A few names as lines of evidence."""
+    names = list(names)
+    lines = [f"'{printable(name, 200)}'" for name in names[:_LISTED]]
+    if len(names) > _LISTED:
+        lines.append(f"and {len(names) - _LISTED:,} more")
+    return lines

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from pystatedict import _core
 from pystatedict._errors import LimitError, UnsafePickleError
-from pystatedict._globals import verdict
+from pystatedict._globals import verdict, words
 from pystatedict._scriptcode import TEXTS_MOST, ScriptCode, is_packaged, unescaped
 
 TYPE_CHECKING = False
@@ -25,18 +25,14 @@ if TYPE_CHECKING:
 _HOOK = "__setstate__"
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # Operators that reach files, processes or other machines, and Python's names for the same,
 # which no program of torch's own has.
-_DANGEROUS = _words(
+_DANGEROUS = words(
     "save load from_file read_file write_file rpc_async rpc_sync rpc_remote load_library "
     "os sys subprocess builtins eval exec system popen __import__"
 )
 # Libraries of operators that compute, and no more.
-_COMPUTING = _words(
+_COMPUTING = words(
     "aten prim quantized _quantized quantized_decomposed rnn sparse prepacked xnnpack mkldnn "
     "mkldnn_prepacked onednn mkl metal metal_prepack vulkan vulkan_prepack profiler "
     "static_runtime mobile"

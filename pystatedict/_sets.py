@@ -7,7 +7,7 @@ import os
 import re
 
 from pystatedict._errors import NotACheckpointError
-from pystatedict._fileset import listed
+from pystatedict._printable import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

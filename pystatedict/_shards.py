@@ -13,13 +13,12 @@ from contextlib import suppress
 from pystatedict._errors import CorruptError, LimitError, StateDictError, warn
 from pystatedict._fileset import (
     FileSet,
-    count,
-    listed,
     open_member,
     path_within,
     require_files,
     tell_danger,
 )
+from pystatedict._printable import counted, listed
 from pystatedict._roots import find_root
 
 TYPE_CHECKING = False
@@ -178,7 +177,7 @@ def _all_places(shards: list[_Shard]) -> dict[str, str]:
         twice = [name for name in shard.children if name in places]
         if twice:
             raise CorruptError(
-                f"{count(len(twice), 'tensor')} of '{shard.name}' are in another file too",
+                f"{counted(len(twice), 'tensor')} of '{shard.name}' are in another file too",
                 code="index",
                 key=twice[0],
                 evidence=listed(twice),
@@ -197,7 +196,8 @@ def _check_places(path: str, places: dict[str, str], shards: list[_Shard]) -> No
         missing = [name for name in expected[shard.name] if name not in shard.children]
         if missing:
             raise CorruptError(
-                f"'{shard.name}' lacks {count(len(missing), 'tensor')} that the index places in it",
+                f"'{shard.name}' lacks {counted(len(missing), 'tensor')} that the index places in"
+                " it",
                 code="index",
                 key=missing[0],
                 evidence=listed(missing),
@@ -257,6 +257,7 @@ def _read_index(path: str, limits: Limits) -> dict[str, str]:
     import json
 
     from pystatedict._core import LIMITS
+    from pystatedict._sidecar import unique_members
 
     size = os.stat(path).st_size
     require_files([path], "the folder")
@@ -268,7 +269,7 @@ def _read_index(path: str, limits: Limits) -> dict[str, str]:
     with open(path, "rb") as file:
         data = file.read(most + 1)
     try:
-        told = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
+        told = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_members)
     except RecursionError:
         raise _no_index("is nested too deeply") from None
     except ValueError as error:  # no JSON, no UTF-8, a number too long, a name twice
@@ -288,14 +289,3 @@ def _no_index(why: str) -> CorruptError:
         code="index",
         hint="get the index again from the source of the files",
     )
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    told = dict(pairs)
-    if len(told) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"the name {name[:80]!r} stands twice in one object")
-            seen.add(name)
-    return told

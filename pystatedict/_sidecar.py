@@ -32,7 +32,7 @@ import os
 import stat
 
 from ._errors import SidecarError, StaleSidecarError, warn
-from ._printable import printable
+from ._printable import listed, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ FORMAT = "pystatedict.trainable"
 VERSION = 1
 LIMIT = 256 << 20  # bytes of a sidecar that are read
 
-_LISTED = 5  # names that a message lists
+_LISTED = 5  # unknown names that an error lists
 _CANDIDATES = 2000  # names that are held against a misspelt one
 _LONGEST = 200  # characters of a name that a similar one is looked for
 
@@ -174,8 +174,8 @@ def document_of(
         names = archive.tensors()
     target = beside(path)
     trainable = _checked_flags(flags)
-    listed = None if buffers is None else sorted(set(_checked_buffers(buffers)))
-    _refuse_unknown(path, target, [*trainable, *(listed or ())], names)
+    named = None if buffers is None else sorted(set(_checked_buffers(buffers)))
+    _refuse_unknown(path, target, [*trainable, *(named or ())], names)
     spread(Sidecar(target, trainable, [], None, None, None), names)
 
     from . import __version__
@@ -195,8 +195,8 @@ def document_of(
         "trainable": trainable,
         "writer": f"pystatedict {__version__}",
     }
-    if listed is not None:
-        document["buffers"] = listed
+    if named is not None:
+        document["buffers"] = named
     return document
 
 
@@ -294,7 +294,7 @@ def find_trouble(
     """Why the flags might not be this checkpoint's.
 
     An error when they are known to be stale, a text when nothing sure can be said, None
-    when all is well.  `names`: see `find_flags`; None leaves the names uncompared.
+    when all is well.  `names`: the tensors it may speak of; None leaves the names uncompared.
     """
     doubt: StaleSidecarError | str | None
     if sidecar.records is None and sidecar.tensors is None:
@@ -308,7 +308,7 @@ def find_trouble(
     if names is not None and not isinstance(doubt, StaleSidecarError):
         lost = [name for name in sidecar.trainable if name not in names]
         if lost:
-            return stale(sidecar, "names tensors that the checkpoint lacks", _listing(lost))
+            return stale(sidecar, "names tensors that the checkpoint lacks", listed(lost))
     return doubt
 
 
@@ -426,7 +426,7 @@ def _parse(data: bytes, path: str) -> Sidecar:
     import json
 
     try:
-        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
+        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_members)
     except RecursionError:
         raise _malformed(path, "nested too deeply") from None
     except ValueError as exc:  # JSONDecodeError, UnicodeDecodeError, a number too long
@@ -491,7 +491,7 @@ def _is_sha256(text: object) -> bool:
     return isinstance(text, str) and len(text) == 64 and not text.strip("0123456789abcdef")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         seen: set[str] = set()
@@ -592,10 +592,3 @@ def _json_word(value: object) -> str:
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     return printable(str(value).lower() if isinstance(value, bool) else repr(value), 40)
-
-
-def _listing(names: Sequence[str]) -> list[str]:
-    lines = [_shown(name) for name in names[:_LISTED]]
-    if len(names) > _LISTED:
-        lines.append(f"and {len(names) - _LISTED:,} more")
-    return lines

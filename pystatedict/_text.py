@@ -144,10 +144,6 @@ def human_count(count: int) -> str:
     return str(count) if count < 1000 else _scaled(count, 1000, _COUNT_UNITS)
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def percent(part: int, whole: int) -> str:
     """A share; `0%` and `100%` are said only when they are exact."""
     share = part * 100 // whole if whole else 0

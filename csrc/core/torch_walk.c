@@ -201,7 +201,7 @@ psd_walk_text(psd_walk *w, psd_span text)
 /* So many things are told of that are missing. */
 #define UNTOLD_MOST 16u
 
-/* Note that what stands at `path` is not told: a child that is no module here, or
+/* Note that what stands at `prefix` and `name` is not told: a child that is no module here, or
  * what a hook would have done. */
 void
 psd_walk_note_untold(psd_walk *w, psd_span prefix, psd_span name, psd_ref what,

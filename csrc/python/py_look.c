@@ -330,7 +330,7 @@ is_watched(py_look *l, psd_ref ref)
     return l->numbers[ref] == 1;
 }
 
-/* key_of, but one object for all that are equal. */
+/* py_global_key(), but one object for all that are equal. */
 static PyObject *
 shared_key(py_look *l, const psd_global *global)
 {

@@ -286,8 +286,10 @@ static PyMethodDef methods[] = {
          "open_archive($module, /, source, path=None, limits=None, run=True, *, "
          "mode='checkpoint', record='', salvage=False)\n--\n\n"
          "Open a checkpoint; run=False leaves its pickle alone.  mode is 'checkpoint', "
-         "'pickle' for one by itself, or 'records' for any zip archive; record names "
-         "the pickle within a zip archive.")},
+         "'pickle' for one by itself, 'records' for any zip archive, 'exact' for one "
+         "whose "
+         "names may differ by case alone, or 'bytes' for what describe() will tell of; "
+         "record names the pickle within a zip archive.")},
     {"scan_pickle", py_scan_pickle, METH_VARARGS,
      PyDoc_STR("scan_pickle($module, program, limits=None, watched=None, /)\n--\n\n"
                "Globals, bytes within, size, error and calls of one pickle.")},

@@ -169,13 +169,13 @@ bool py_tree_has_direct(py_archive *archive, psd_ref ref);
 /* "tensor", "dict", "list", "tuple", "module", "method", "object" or "value". */
 const char *py_tree_kind(const py_archive *archive, psd_ref ref);
 
-/* [(key, ref, kind), ...] or None. */
 /* Is it collections.OrderedDict(), whose parts are its items? */
 bool py_is_ordered_dict(const psd_pool *pool, const psd_call *call);
 
 /* [(path, what, is it a hook?), ...] of what a module's state_dict may lack. */
 PyObject *py_untold(py_archive *archive, psd_ref ref);
 
+/* [(key, ref, kind), ...] or None. */
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
 
 /* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;
