@@ -139,8 +139,8 @@ psd_archive_embedded(void *ctx, psd_span stream, psd_storage *storage, bool *is_
     psd_archive inner;
     psd_archive_init(&inner, &archive->options);
     inner.nested = true;
-    inner.options.salvage =
-        false; /* a part of the pickle: whole, or the pickle is not */
+    /* A part of the pickle is whole, or the pickle is not. */
+    inner.options.salvage = false;
     psd_status status = storage_in(&inner, stream, storage, is_storage, err);
     if (status == PSD_OK && *is_storage) {
         storage->location = psd_arena_copy(&archive->arena, storage->location);
