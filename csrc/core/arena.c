@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "arena.h"
 
-#define PAGE_MIN ((size_t)4096)
-#define PAGE_MAX ((size_t)1 << 20)
+/* Tests make pages of one byte, so that every taking asks the host for memory. */
+#ifndef PSD_ARENA_PAGE
+#define PSD_ARENA_PAGE 4096
+#endif
+
+#define PAGE_MIN ((size_t)PSD_ARENA_PAGE)
+#define PAGE_MAX (PAGE_MIN * 256)
 #define ALIGN ((size_t)8)
 
 struct psd_page {
@@ -23,12 +28,9 @@ static bool
 add_page(psd_arena *arena, size_t room)
 {
     /* Pages double, so a big pickle needs few of them and a small one little. */
-    size_t size = arena->page == NULL ? PAGE_MIN : arena->page->size * 2;
-    if (size > PAGE_MAX) {
-        size = PAGE_MAX;
-    }
-    if (size < PAGE_MIN) {
-        size = PAGE_MIN;
+    size_t size = PAGE_MIN;
+    if (arena->page != NULL) {
+        size = arena->page->size < PAGE_MAX / 2 ? arena->page->size * 2 : PAGE_MAX;
     }
     if (room > SIZE_MAX - PAGE_HEADER) {
         return false;
