@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/kinds.md: the tests that it names exist, and it names every case it must."""
+"""docs/kinds.md and docs/safety.md: the tests that they name exist, and each row names one."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ import pytest
 import pystatedict as psd
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "kinds.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("kinds", "safety")
+}
 
 
 def named() -> list[tuple[str, str]]:
-    found = re.findall(r"`(tests/test_\w+\.py)(?:::(test_\w+))?`", PAGE)
-    return sorted(set(found))
+    pattern = r"`(tests/(?:c/)?test_\w+\.(?:py|c))(?:::(test_\w+))?`"
+    return sorted({found for page in PAGES.values() for found in re.findall(pattern, page)})
 
 
-def test_the_page_names_tests() -> None:
+def test_the_pages_name_tests() -> None:
     assert len(named()) > 30
 
 
 @pytest.mark.parametrize(("path", "function"), named())
 def test_a_test_that_is_named_exists(path: str, function: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
-    functions = {n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
-    assert not function or function in functions
+    if function:
+        functions = {n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+        assert function in functions
 
 
-def test_every_row_names_a_test() -> None:
-    tables = PAGE.split("## Where the corpus")[0]
-    for line in tables.splitlines():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_row_names_a_test(page: str) -> None:
+    for line in PAGES[page].splitlines():
         row = line.startswith("|") and not line.startswith("|---") and "shown by" not in line
         assert not row or "`tests/" in line, line
 
