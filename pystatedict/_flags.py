@@ -35,8 +35,26 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------ the object
 
 
-def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Path, StateDict]]:
-    """(path of keys, StateDict) of every one in a nest of dicts, lists and tuples.
+class Way:
+    """Where something stands in a nest: the keys to it, put together only when asked for."""
+
+    __slots__ = ("_above", "_keys")
+
+    def __init__(self, above: Way | None, keys: Path) -> None:
+        self._above = above
+        self._keys = keys
+
+    def path(self) -> Path:
+        parts: list[Path] = []
+        way: Way | None = self
+        while way is not None:
+            parts.append(way._keys)
+            way = way._above
+        return tuple(key for keys in reversed(parts) for key in keys)
+
+
+def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Way, StateDict]]:
+    """(the way to it, StateDict) of every one in a nest of dicts, lists and tuples.
 
     The outer comes before the inner; one that stands in two places comes once.
     """
@@ -44,7 +62,7 @@ def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Path, StateDict]]:
     from pystatedict._statedict import StateDict
 
     seen: set[int] = set()
-    todo: list[tuple[Path, Any]] = [(path, obj)]
+    todo: list[tuple[Way, Any]] = [(Way(None, path), obj)]
     while todo:
         where, part = todo.pop()
         if isinstance(part, OpaqueModule):
@@ -57,7 +75,7 @@ def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Path, StateDict]]:
         # Copied at one stroke: another thread may change it meanwhile.
         below = list(part.items() if isinstance(part, dict) else enumerate(part))
         todo += [
-            ((*where, str(key)), value)
+            (Way(where, (str(key),)), value)
             for key, value in reversed(below)
             if isinstance(value, (dict, list, tuple, OpaqueModule))
         ]
@@ -149,7 +167,7 @@ def apply_sidecar(archive: Archive, obj: Any, path: Path, sidecar: str) -> None:
     if not flags:
         return
     for where, sd in state_dicts(obj, path):
-        prefix = joined(*where)
+        prefix = joined(*where.path())
         for key in sd:
             flag = flags.get(joined(prefix, str(key)))
             if flag is not None:
@@ -234,7 +252,7 @@ def sidecar_to_write(
             if flag is not None and (keep_all or flag_of(told.get(key, 0)) != flag)
         }
         if flags:
-            spoken.append((where, flags))
+            spoken.append((where.path(), flags))
     if not spoken:
         return ("", {}) if there and (any_said or trainable == "sidecar") else None
     if len(spoken) == 1:

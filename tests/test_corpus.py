@@ -119,3 +119,13 @@ def test_allowed_alternatives_are_explained(results: list[dict[str, Any]]) -> No
 def test_no_case_takes_long(results: list[dict[str, Any]]) -> None:
     slow = [row for row in results if (row.get("ms") or 0) > 5000]
     assert told(slow) == []
+
+
+#: Groups of files that try to do harm.
+HOSTILE = ("malicious", "truncated", "bitflip", "bombs", "bounds", "overlap", "sizes", "malformed")
+
+
+def test_no_hostile_case_takes_much_memory(results: list[dict[str, Any]]) -> None:
+    rows = [row for row in results if any(word in row["group"] for word in HOSTILE)]
+    assert len(rows) > 300
+    assert told([row for row in rows if (row.get("rss_mib") or 0) > 256]) == []

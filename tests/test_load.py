@@ -555,6 +555,24 @@ def test_options_of_no_meaning(small: bytes) -> None:
         psd.load(small, None, None, True)
 
 
+def test_storages_that_inflate_to_very_much() -> None:
+    """A small file may not take all memory; a large one may be as large as it is."""
+    count = 100 << 20
+    body = kit.dict_of({"w": kit.tensor(kind="ByteStorage", shape=(count,))})
+    data = kit.archive(body, {"0": bytes(count)}, method=zipfile.ZIP_DEFLATED)
+    with pytest.raises(psd.LimitError, match="too large for a file of this size") as caught:
+        psd.load(data)
+    assert (caught.value.name, caught.value.value) == ("inflation", count)
+    assert psd.load(data, limits={"inflation": 2000})["w"].nbytes == count
+    few = 60 << 20
+    body = kit.dict_of({"w": kit.tensor(kind="ByteStorage", shape=(few,))})
+    assert psd.load(kit.archive(body, {"0": bytes(few)}, method=zipfile.ZIP_DEFLATED))
+    file = io.BytesIO()
+    np.savez_compressed(file, w=np.zeros(count, "u1"))
+    with pytest.raises(psd.LimitError):
+        psd.load(file.getvalue())
+
+
 def test_limits(small: bytes) -> None:
     for name in psd.LIMITS:
         check_small(psd.load(small, limits={name: psd.LIMITS[name]}))

@@ -103,4 +103,5 @@ def test_ways_out(path: pathlib.Path, option: str) -> None:
 def test_what_is_told_is_true(path: pathlib.Path) -> None:
     """SECURITY.md: a map of a file that was shortened ends the process."""
     code, _ = shrinking(path, "sd = psd.load(path)\nos.truncate(path, 100)\nprint(sd['w'][-1])\n")
-    assert code == -signal.SIGBUS
+    # A sanitizer that is loaded into Python tells of the signal itself.
+    assert code == -signal.SIGBUS or (run.SANITIZED and code != 0)

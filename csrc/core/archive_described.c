@@ -118,6 +118,9 @@ psd_archive_describe(psd_archive *archive, const psd_input *input,
 {
     psd_pool *pool = &archive->pool;
     psd_status status = add_storages(archive, input, told, err);
+    if (status == PSD_OK) {
+        status = psd_archive_check_inflated(archive, input, err);
+    }
     if (status != PSD_OK) {
         return status;
     }

@@ -12,6 +12,12 @@ PSD_CHECKED psd_status psd_archive_open_zip(psd_archive *archive,
                                             const psd_input *input, psd_error *err);
 PSD_CHECKED psd_status psd_archive_join_zip(psd_archive *archive, psd_error *err);
 
+/* A small file may not ask for all memory: PSD_LIMIT, where its storages inflate to more
+ * than limits.inflation times its size. */
+PSD_CHECKED psd_status psd_archive_check_inflated(const psd_archive *archive,
+                                                  const psd_input *input,
+                                                  psd_error *err);
+
 /* Does the directory state a CRC?  0 on a non-empty record states none. */
 bool psd_archive_states_crc(const psd_zip_entry *entry);
 

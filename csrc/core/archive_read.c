@@ -148,7 +148,12 @@ psd_archive_run(psd_archive *archive, const psd_input *input, psd_error *err)
         break;
     case PSD_ARCHIVE_TAR:
     case PSD_ARCHIVE_PICKLE: break;
-    default: status = psd_archive_join_zip(archive, err); break;
+    default:
+        status = psd_archive_join_zip(archive, err);
+        if (status == PSD_OK) {
+            status = psd_archive_check_inflated(archive, input, err);
+        }
+        break;
     }
     if (archive->options.salvage) {
         psd_model_lose(&archive->pool, &archive->model);

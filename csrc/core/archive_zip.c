@@ -459,6 +459,29 @@ psd_archive_storage_entry(const psd_archive *archive, uint32_t storage)
     return s->place == PSD_PLACE_RECORD ? &archive->zip.entries[s->at.entry] : NULL;
 }
 
+psd_status
+psd_archive_check_inflated(const psd_archive *archive, const psd_input *input,
+                           psd_error *err)
+{
+    uint64_t total = 0, most;
+    for (uint32_t i = 0; i < archive->model.storage_count; i++) {
+        const psd_zip_entry *entry = psd_archive_storage_entry(archive, i);
+        bool deflated = entry != NULL && entry->method != PSD_ZIP_STORED;
+        if (deflated && !psd_add(total, entry->size, &total)) {
+            total = UINT64_MAX;
+        }
+    }
+    if (!psd_multiply(input->size, archive->options.limits.inflation, &most)) {
+        most = UINT64_MAX;
+    }
+    if (total <= PSD_INFLATED_FREE || total <= most) {
+        return PSD_OK;
+    }
+    psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
+             "the deflated storages are too large for a file of this size");
+    return psd_fail_numbers(err, total, most);
+}
+
 /* Every storage has its record, and the record just the storage's size. */
 psd_status
 psd_archive_join_zip(psd_archive *archive, psd_error *err)

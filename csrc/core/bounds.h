@@ -14,8 +14,12 @@ typedef struct {
     uint64_t values;        /* values of one pickle; never above UINT32_MAX - 1 */
     uint64_t integer_size;  /* bytes of one integer, digits of one written in text */
     uint64_t inflated_size; /* bytes of one deflated record once inflated */
-    uint32_t rank;          /* dimensions of a tensor; never above 64 */
+    uint64_t inflation; /* times a file's size that its inflated storages may have */
+    uint32_t rank;      /* dimensions of a tensor; never above 64 */
 } psd_limits;
+
+/* So many bytes of inflated storages ask for no leave, however small the file. */
+#define PSD_INFLATED_FREE ((uint64_t)64 << 20)
 
 /* Deflate cannot shrink by more than 1032 to 1 (zlib's technical notes). */
 #define PSD_INFLATE_RATIO 1100u
@@ -29,6 +33,7 @@ psd_default_limits(void)
         .values = (uint64_t)200 * 1000 * 1000,
         .integer_size = 4096,
         .inflated_size = (uint64_t)64 << 30,
+        .inflation = 256,
         .rank = 64,
     };
 }

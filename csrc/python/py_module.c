@@ -33,7 +33,8 @@ py_text(psd_span text)
 /* ---------------------------------------------------------------- limits */
 
 #define LIMITS(X) \
-    X(entries) X(pickle_size) X(values) X(integer_size) X(inflated_size) X(rank)
+    X(entries)    \
+    X(pickle_size) X(values) X(integer_size) X(inflated_size) X(inflation) X(rank)
 
 bool
 py_limits(PyObject *dict, psd_limits *limits)
@@ -68,6 +69,7 @@ py_limits(PyObject *dict, psd_limits *limits)
         SET(values)
         SET(integer_size)
         SET(inflated_size)
+        SET(inflation)
 #undef SET
         if (PyUnicode_CompareWithASCIIString(key, "rank") == 0) {
             limits->rank = number > 64 ? 64 : (uint32_t)number;
