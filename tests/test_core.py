@@ -73,14 +73,26 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return compile_objects(tmp_path_factory.mktemp("plain"), "-O2", *WARNINGS)
 
 
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("sanitized")
+def compile_sanitized(folder: pathlib.Path, *flags: str) -> list[str]:
     (folder / "probe.c").write_text("int main(void) { return 0; }\n", encoding="utf-8")
     if run([*CC, *SANITIZE, "probe.c", "-o", "probe"], folder).returncode != 0:
         pytest.skip("this compiler has no sanitizers")
     (folder / "probe").unlink()
-    return compile_objects(folder, *SANITIZE)
+    return compile_objects(folder, *SANITIZE, *flags)
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return compile_sanitized(tmp_path_factory.mktemp("sanitized"))
+
+
+@pytest.fixture(scope="module")
+def without_pages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Sanitized, and each taking from an arena is an allocation of its own.
+
+    So each fails in its turn, and reading beyond one is noticed.
+    """
+    return compile_sanitized(tmp_path_factory.mktemp("pages"), "-DPSD_ARENA_PAGE=0")
 
 
 def build_test(test: pathlib.Path, objects: list[str], out: pathlib.Path, *flags: str) -> str:
@@ -106,11 +118,26 @@ def test_plain(test: pathlib.Path, plain: list[str], tmp_path: pathlib.Path) -> 
     expect_all_passed(succeed([build_test(test, plain, tmp_path, "-O1", "-g")], tmp_path))
 
 
+def check_sanitized(test: pathlib.Path, objects: list[str], out: pathlib.Path) -> None:
+    program = build_test(test, objects, out, *SANITIZE)
+    env = environment(ASAN_OPTIONS="detect_leaks=1:allocator_may_return_null=1")
+    expect_all_passed(succeed([program], out, env))
+
+
 @pytest.mark.parametrize("test", TESTS, ids=lambda t: t.stem)
 def test_sanitized(test: pathlib.Path, sanitized: list[str], tmp_path: pathlib.Path) -> None:
-    program = build_test(test, sanitized, tmp_path, *SANITIZE)
-    env = environment(ASAN_OPTIONS="detect_leaks=1:allocator_may_return_null=1")
-    expect_all_passed(succeed([program], tmp_path, env))
+    check_sanitized(test, sanitized, tmp_path)
+
+
+#: All but the one that tells how large an arena's pages are.
+WITHOUT_PAGES = [t for t in TESTS if t.stem != "test_arena"]
+
+
+@pytest.mark.parametrize("test", WITHOUT_PAGES, ids=lambda t: t.stem)
+def test_without_pages(
+    test: pathlib.Path, without_pages: list[str], tmp_path: pathlib.Path
+) -> None:
+    check_sanitized(test, without_pages, tmp_path)
 
 
 @pytest.mark.valgrind

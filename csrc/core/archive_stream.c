@@ -106,10 +106,6 @@ storage_in(psd_archive *inner, psd_span stream, psd_storage *storage, bool *is_s
     *is_storage = t != NULL && (t->flags & PSD_TENSOR_STORAGE) != 0;
     if (*is_storage) {
         const psd_storage *s = &inner->model.storages[t->storage];
-        if (t->numel > 0 && s->place != PSD_PLACE_FILE) {
-            return fails(err, PSD_STORAGE, PSD_NOWHERE, s->key,
-                         "a stream within a pickle holds a storage without bytes");
-        }
         size_t item = psd_dtype_row((psd_dtype)s->dtype)->size;
         storage->dtype = s->dtype;
         storage->untyped = s->untyped;
@@ -118,7 +114,7 @@ storage_in(psd_archive *inner, psd_span stream, psd_storage *storage, bool *is_s
         storage->location = s->location;
         storage->place = PSD_PLACE_MEMORY;
         storage->at.memory = stream.data;
-        if (t->numel > 0) {
+        if (t->numel > 0) { /* joined, so it has its place in the stream */
             storage->at.memory += s->at.offset + (uint64_t)t->offset * item;
         }
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "arena.h"
 
-/* Tests make pages of one byte, so that every taking asks the host for memory. */
+/* Tests make pages of nothing, so that every taking asks the host for memory. */
 #ifndef PSD_ARENA_PAGE
 #define PSD_ARENA_PAGE 4096
 #endif

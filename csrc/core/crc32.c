@@ -320,11 +320,11 @@ psd_crc32_kernel_usable(unsigned kernel)
 unsigned
 psd_crc32_best(void)
 {
-    unsigned kernel = KERNEL_COUNT - 1;
-    while (!psd_crc32_kernel_usable(kernel)) {
-        kernel--;
+    unsigned best = SLICE8;
+    for (unsigned kernel = SLICE8; kernel < KERNEL_COUNT; kernel++) {
+        best = psd_crc32_kernel_usable(kernel) ? kernel : best;
     }
-    return kernel;
+    return best;
 }
 
 uint32_t

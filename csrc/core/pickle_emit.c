@@ -144,7 +144,7 @@ static psd_status
 put_latin1(psd_emitter *e, psd_span bytes)
 {
     uint64_t size = bytes.size;
-    for (size_t i = 0; i < bytes.size; i++) {
+    for (size_t i = 0; i < bytes.size && size <= UINT32_MAX; i++) {
         size += bytes.data[i] >> 7;
     }
     if (size > UINT32_MAX) {

@@ -37,7 +37,7 @@ text_at(const uint8_t *header, size_t at, size_t size)
     return (psd_span){header + at, zero == NULL ? size : (size_t)(zero - header) - at};
 }
 
-/* Octal digits, with blanks or zeros around them. */
+/* Octal digits, with blanks or zeros around them; the longest field has 36 bits. */
 static bool
 octal(const uint8_t *field, size_t size, uint64_t *value)
 {
@@ -48,9 +48,6 @@ octal(const uint8_t *field, size_t size, uint64_t *value)
         i++;
     }
     for (; i < size && field[i] >= '0' && field[i] <= '7'; i++) {
-        if (*value > UINT64_MAX >> 3) {
-            return false;
-        }
         *value = *value << 3 | (uint64_t)(field[i] - '0');
         any = true;
     }

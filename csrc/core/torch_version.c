@@ -95,13 +95,12 @@ look_at_hooks(psd_walk *w, psd_span prefix, psd_ref attributes, psd_span kind)
     psd_ref dict = psd_walk_attribute(pool, attributes, kind), items[2 * PSD_LOOKED_AT];
     psd_pairs hooks = dict == 0 ? (psd_pairs){NULL, 0} : psd_walk_pairs(pool, dict);
     uint32_t count = 0;
-    for (uint32_t i = 0; i + 1 < hooks.count && i < 2 * PSD_LOOKED_AT; i += 2) {
+    for (uint32_t i = 0;
+         i + 1 < hooks.count && i < 2 * PSD_LOOKED_AT && psd_walk_may_go_on(w, 0);
+         i += 2) {
         const psd_span none = {NULL, 0};
         psd_span name, path = {prefix.data, prefix.size > 0 ? prefix.size - 1 : 0};
         psd_ref hook = hooks.items[i + 1];
-        if (!psd_walk_may_go_on(w, 0)) {
-            break;
-        }
         if (finds_nothing(w, hook, attributes)) {
             continue;
         }

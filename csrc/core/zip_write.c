@@ -128,30 +128,26 @@ typedef struct {
     bool zip64;    /* are the zip64 end record and its locator needed? */
 } closing;
 
-/* False when the size would wrap. */
-static bool
-measure(const psd_zip_plan *plan, closing *c)
+/* Fewer than 2^32 entries of less than 2^17 bytes each: their sum cannot wrap. */
+static closing
+measure(const psd_zip_plan *plan)
 {
     /* A wide record brings the cursor, where the directory starts, to overflow. */
-    *c = (closing){0, plan->count >= PSD_ZIP_ONES16 || overflows(plan->cursor)};
+    closing c = {0, plan->count >= PSD_ZIP_ONES16 || overflows(plan->cursor)};
     for (uint32_t i = 0; i < plan->count; i++) {
         const psd_zip_plan_entry *entry = &plan->entries[i];
-        uint64_t size =
-            PSD_ZIP_CENTRAL_SIZE + entry->name.size + central_extra_size(entry);
-        if (!psd_add(c->size, size, &c->size)) {
-            return false;
-        }
+        c.size += PSD_ZIP_CENTRAL_SIZE + entry->name.size + central_extra_size(entry);
     }
-    c->zip64 = c->zip64 || overflows(c->size);
-    return true;
+    c.zip64 = c.zip64 || overflows(c.size);
+    return c;
 }
 
 psd_status
 psd_zip_plan_close(psd_zip_plan *plan, psd_error *err)
 {
-    closing c;
+    closing c = measure(plan);
     uint64_t total;
-    if (!measure(plan, &c) || !psd_add(plan->cursor, c.size, &total) ||
+    if (!psd_add(plan->cursor, c.size, &total) ||
         !psd_add(total, c.zip64 ? PSD_ZIP_END64_SIZE + PSD_ZIP_LOCATOR_SIZE : 0,
                  &total) ||
         !psd_add(total, PSD_ZIP_END_SIZE, &total)) {
@@ -342,11 +338,11 @@ put_end(psd_buffer *b, const psd_zip_plan *plan, uint64_t directory_size)
 psd_status
 psd_zip_pour_end(psd_zip_plan *plan, psd_sink sink, psd_error *err)
 {
-    closing c;
-    if (plan->total_size == 0 || plan->next != plan->count || !measure(plan, &c)) {
+    if (plan->total_size == 0 || plan->next != plan->count) {
         psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE, "not all planned records were poured");
         return psd_fail_numbers(err, plan->next, plan->count);
     }
+    closing c = measure(plan);
     psd_buffer b;
     psd_buffer_init(&b, plan->alloc);
     for (uint32_t i = 0; i < plan->count; i++) {

@@ -29,6 +29,8 @@ sweep_one(psd_input input, psd_open_mode mode, unsigned long fail_at, psd_error 
     else {
         CHECK(o.err.status == o.status && o.err.sentence != NULL);
     }
+    /* What went well did so since no request failed. */
+    CHECK(fail_at == 0 || o.status != PSD_OK || o.heap.requests < fail_at);
     *err = o.err;
     close_archive(&o);
     return o.status;

@@ -110,6 +110,28 @@ test_every_failing_request(void)
     CHECK(failures >= 5);
 }
 
+/* More names than slots can be counted for are refused before any memory is asked. */
+static void
+test_too_many_names(void)
+{
+    check_heap heap = {0};
+    psd_names names;
+    psd_names_init(&names, check_alloc(&heap), key);
+    CHECK(!psd_names_reserve(&names, ((uint32_t)1 << 30) + 1));
+    CHECK(!psd_names_reserve(&names, UINT32_MAX));
+    CHECK_UINT(heap.requests, 0);
+    CHECK(psd_names_add(&names, PSD_LITERAL("a"), 1));
+    CHECK(!psd_names_reserve(&names, UINT32_MAX));
+    CHECK_UINT(*psd_names_find(&names, PSD_LITERAL("a")), 1);
+    unsigned long requests = heap.requests;
+    names.count = UINT32_MAX;
+    CHECK(!psd_names_add(&names, PSD_LITERAL("b"), 2));
+    names.count = 1;
+    CHECK_UINT(heap.requests, requests);
+    psd_names_clear(&names);
+    CHECK_UINT(heap.live, 0);
+}
+
 int
 main(void)
 {
@@ -117,5 +139,6 @@ main(void)
     RUN(test_few_names);
     RUN(test_many_names);
     RUN(test_every_failing_request);
+    RUN(test_too_many_names);
     return check_report();
 }

@@ -4,6 +4,7 @@
  * that fails, and against damage at every byte.
  */
 #include "pickle_kit.h"
+#include "pickle_memo.h"
 
 static void
 check_limit(psd_span program, const psd_limits *limits, psd_status status,
@@ -335,6 +336,25 @@ damaged_programs_do_no_harm(void)
     free((void *)rich.data);
 }
 
+/* A table of 2^31 slots cannot double: it says so before it asks for memory. */
+static void
+a_memo_has_an_end(void)
+{
+    check_heap heap = {0};
+    psd_memo memo;
+    psd_memo_init(&memo, check_alloc(&heap), key);
+    memo.far_capacity = (uint32_t)1 << 31;
+    memo.far_count = memo.far_capacity / 2;
+    CHECK(!psd_memo_put_slowly(&memo, UINT64_MAX, 0, 1));
+    CHECK_UINT(heap.requests, 0);
+    CHECK_UINT(memo.count, 0);
+    memo.far_capacity = memo.far_count = 0;
+    CHECK(psd_memo_put(&memo, UINT64_MAX, 0, 1));
+    CHECK_UINT(psd_memo_get(&memo, UINT64_MAX), 1);
+    psd_memo_clear(&memo);
+    CHECK_UINT(heap.live, 0);
+}
+
 int
 main(void)
 {
@@ -342,6 +362,7 @@ main(void)
     RUN(memory_is_linear_in_the_program);
     RUN(decoded_lines_fit_their_memory);
     RUN(sparse_memos_hold_everything);
+    RUN(a_memo_has_an_end);
     RUN(every_allocation_may_fail);
     RUN(damaged_programs_do_no_harm);
     return check_report();

@@ -2,10 +2,22 @@
  *
  * Numbers that are written as text: exact to the last bit, in any locale.
  */
+#include <langinfo.h>
 #include <locale.h>
 #include <math.h>
 
 #include "pickle_kit.h"
+
+/* libc's own, but that a test may put another decimal point in the locale. */
+static struct lconv fake;
+static char *fake_point;
+
+struct lconv *
+localeconv(void)
+{
+    fake.decimal_point = fake_point != NULL ? fake_point : nl_langinfo(RADIXCHAR);
+    return &fake;
+}
 
 /* Decimal against binary: 10^n and its neighbours, by repeated multiplication. */
 static void
@@ -165,6 +177,23 @@ floats_do_not_depend_on_the_locale(void)
     setlocale(LC_NUMERIC, "C");
 }
 
+/* No locale of today has such a point; one that had would not overrun the room. */
+static void
+a_long_decimal_point_is_refused(void)
+{
+    static char points[] = "................................................";
+    double v;
+    char digits[140] = "1.";
+    memset(digits + 2, '5', 126);
+    CHECK(reads_float(digits, &v));
+    fake_point = points;
+    CHECK(!reads_float("1.5", &v));
+    CHECK(!reads_float(digits, &v));
+    CHECK(reads_float("15", &v) && v == 15); /* it has no point */
+    fake_point = NULL;
+    CHECK(reads_float("1.5", &v) && v == 1.5);
+}
+
 int
 main(void)
 {
@@ -172,5 +201,6 @@ main(void)
     RUN(floats_come_back_to_the_last_bit);
     RUN(floats_are_spelled_as_repr_spells_them);
     RUN(floats_do_not_depend_on_the_locale);
+    RUN(a_long_decimal_point_is_refused);
     return check_report();
 }

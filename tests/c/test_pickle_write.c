@@ -3,6 +3,7 @@
  * The writer: exact bytes of small pickles, and that what is written reads back
  * as the same graph.  Pickles named on the command line go the same way round.
  */
+#include "pickle_emit.h"
 #include "pickle_round.h"
 
 /* ----------------------------------------------------------------- exact bytes */
@@ -533,6 +534,55 @@ check_file(const char *path)
     free(bytes);
 }
 
+/* As UTF-8 these bytes would be longer than protocol 2 can say; it is found out at the
+ * first that takes two, before the rest is read. */
+static void
+bytes_that_are_too_long(void)
+{
+    static const psd_kind kinds[] = {PSD_KIND_BYTES, PSD_KIND_BYTEARRAY};
+    for (size_t i = 0; i < LENGTH(kinds); i++) {
+        check_heap heap = {0};
+        psd_buffer buffer;
+        psd_error err = {0};
+        check_guarded g = check_guard("\x80", 1);
+        psd_buffer_init(&buffer, check_alloc(&heap));
+        psd_emitter e = {.buffer = &buffer, .err = &err};
+        for (size_t k = 0; k < PSD_WORD_COUNT; k++) {
+            e.words[k] = PSD_MEMO_ONCE;
+        }
+        const psd_value value = {
+            .kind = (uint8_t)kinds[i], .count = UINT32_MAX, .as.bytes = g.data};
+        uint32_t memo = PSD_MEMO_ONCE;
+        CHECK_UINT(psd_emit_leaf(&e, &value, &memo), PSD_ARGUMENT);
+        CHECK_UINT(err.status, PSD_ARGUMENT);
+        CHECK(strcmp(err.sentence, "too long for a pickle of protocol 2") == 0);
+        psd_buffer_clear(&buffer);
+        check_unguard(&g);
+        CHECK_UINT(heap.live, 0);
+    }
+}
+
+/* Numbers and texts of Python 2 have 31 bits for their length. */
+static void
+numbers_that_are_too_long(void)
+{
+    static const psd_kind kinds[] = {PSD_KIND_LONG, PSD_KIND_STRING};
+    for (size_t i = 0; i < LENGTH(kinds); i++) {
+        reading r;
+        writing w;
+        run(&r, PSD_LITERAL("N."));
+        *psd_value_at(&r.pool, r.pickle.root) =
+            (psd_value){.kind = (uint8_t)kinds[i],
+                        .count = (uint32_t)INT32_MAX + 1,
+                        .as.bytes = (const uint8_t *)""};
+        write_with(&w, &r.pool, r.pickle.root, 0);
+        CHECK_UINT(w.status, PSD_ARGUMENT);
+        CHECK(strcmp(w.err.sentence, "too long for a pickle of protocol 2") == 0);
+        finish_writing(&w);
+        finish(&r);
+    }
+}
+
 int
 main(int count, char **paths)
 {
@@ -541,6 +591,8 @@ main(int count, char **paths)
         check_file(paths[i]);
     }
     if (count > 1) {
+        RUN(bytes_that_are_too_long);
+        RUN(numbers_that_are_too_long);
         return check_report();
     }
     RUN(bytes_are_exact);
@@ -556,5 +608,7 @@ main(int count, char **paths)
     RUN(every_allocation_may_fail);
     RUN(damaged_programs_go_round);
     RUN(random_graphs_go_round);
+    RUN(bytes_that_are_too_long);
+    RUN(numbers_that_are_too_long);
     return check_report();
 }

@@ -744,6 +744,12 @@ test_the_end_of_a_record(void)
         CHECK_UINT(psd_archive_storage_crc32(&o.archive, &o.input, 0, &crc, &o.err),
                    PSD_OK);
         CHECK_UINT(crc, psd_crc32(0, (const uint8_t *)"data", 4));
+        /* What is deflated takes memory for a while. */
+        o.heap.fail_at = o.heap.requests + 1;
+        psd_status status =
+            psd_archive_storage_crc32(&o.archive, &o.input, 0, &crc, &o.err);
+        CHECK_UINT(status, i == 0 ? PSD_OK : PSD_NO_MEMORY);
+        CHECK(i == 0 || (o.err.status == PSD_NO_MEMORY && crc == 0));
         close_archive(&o);
     }
     static const struct {
@@ -765,6 +771,32 @@ test_the_end_of_a_record(void)
     CHECK_UINT(o.status, PSD_DUPLICATE);
     close_archive(&o);
     psd_buffer_clear(&a.bytes);
+}
+
+/* Fewer bytes than the length takes, whoever asks; nothing is asked of the host. */
+static void
+test_a_file_without_a_length(void)
+{
+    psd_limits limits = psd_default_limits();
+    for (size_t size = 0; size < 8; size++) {
+        check_guarded g = check_guard("\2\0\0\0\0\0\0", size);
+        check_heap own = {0};
+        psd_arena arena;
+        psd_arena_init(&arena, check_alloc(&own));
+        psd_input input = {.data = g.data, .size = size};
+        psd_error err;
+        uint8_t *json = NULL;
+        size_t json_size = 0;
+        CHECK_UINT(
+            psd_safetensors_fetch(&input, &limits, &arena, &json, &json_size, &err),
+            PSD_TRUNCATED);
+        CHECK(strcmp(err.sentence, "the file ends before these bytes") == 0);
+        CHECK_UINT(err.found, size);
+        CHECK_UINT(err.expected, 8);
+        CHECK(json == NULL);
+        CHECK_UINT(own.requests, 0);
+        check_unguard(&g);
+    }
 }
 
 static void
@@ -822,6 +854,13 @@ test_storage_crc32(void)
     CHECK_UINT(psd_archive_storage_crc32(&o.archive, &o.input, 1, &crc, &o.err),
                PSD_OK);
     CHECK_UINT(crc, 0);
+    /* Of one whose header is damaged there is none. */
+    a.bytes.data[records[2].header_offset] = 'X';
+    CHECK_UINT(psd_archive_storage_crc32(&o.archive, &o.input, 0, &crc, &o.err),
+               PSD_ZIP);
+    CHECK(strcmp(o.err.sentence, "no record where the directory says") == 0);
+    CHECK(ABOUT_ENTRY(&o, "m/data/0"));
+    CHECK_UINT(crc, 0);
     close_archive(&o);
     psd_buffer_clear(&a.bytes);
 }
@@ -849,6 +888,7 @@ main(void)
     RUN(test_every_failing_request);
     RUN(test_growth);
     RUN(test_the_end_of_a_record);
+    RUN(test_a_file_without_a_length);
     RUN(test_exact_names);
     RUN(test_storage_crc32);
     CHECK_UINT(heap.live, 0);

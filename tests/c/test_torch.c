@@ -4,6 +4,7 @@
  * call.  What is refused stands in test_torch_refused.c.
  */
 #include "torch_expect.h"
+#include "torch_known.h"
 
 /* ---------------------------------------------------------------- one tensor */
 
@@ -272,6 +273,9 @@ test_meta_tensors(void)
          {1000000, 1000000}, {1000000, 1});
     ROOT(V2(STORAGE_AT("torch", "FloatStorage", "0", "meta", "6") I("0") TWO_BY_THREE),
          PSD_DTYPE_FLOAT32, PSD_TENSOR_META, 0, 2, {2, 3}, {3, 1});
+    /* A storage by itself. */
+    ROOT(STORAGE_AT("torch", "FloatStorage", "0", "meta", "6"), PSD_DTYPE_FLOAT32,
+         PSD_TENSOR_META | PSD_TENSOR_STORAGE, 0, 1, {6}, {1});
 }
 
 static void
@@ -568,6 +572,39 @@ test_a_pool_without_torch(void)
     finish_model(&m);
 }
 
+/* ---------------------------------------------------------------- plain names */
+
+/* What `globals` leaves out of its list: names that only make tensors and their parts. */
+static void
+test_plain_names(void)
+{
+    static const struct {
+        const char *module, *name;
+        bool plain, when_called;
+    } rows[] = {
+        {"torch._utils", "_rebuild_tensor_v2", true, true},
+        {"torch", "FloatStorage", true, true},
+        {"torch", "float32", true, true},
+        {"torch.nn.parameter", "Parameter", true, true},
+        {"_codecs", "encode", true, true},
+        {"torch.storage", "_load_from_bytes", true, false},
+        {"collections", "OrderedDict", false, false},
+        {"builtins", "getattr", false, false},
+        {"torch._dynamo.eval_frame", "OptimizedModule", false, false},
+        {"torch.fx.graph_module", "reduce_graph_module", false, false},
+        {"os", "system", false, false},
+        {"torch", "no_such_name", false, false},
+    };
+    for (size_t i = 0; i < LENGTH(rows); i++) {
+        psd_global global = {
+            .module = {(const uint8_t *)rows[i].module, strlen(rows[i].module)},
+            .name = {(const uint8_t *)rows[i].name, strlen(rows[i].name)}};
+        psd_torch_recognise(&global);
+        CHECK_UINT(psd_torch_is_plain(&global, false), rows[i].plain);
+        CHECK_UINT(psd_torch_is_plain(&global, true), rows[i].when_called);
+    }
+}
+
 /* ---------------------------------------------------------------- memory */
 
 static void
@@ -579,6 +616,19 @@ test_every_failing_request(void)
                     "ctorch\nFloatTensor\n)R" WINDOW
                     "b" PERSID("Vstorage\nctorch\nByteStorage\nI77\nVcpu\nI1\n") "t.");
     check_every_failing_request(program);
+    /* Room is taken for 64 tensors at first; the storage by itself is one more. */
+    psd_span many =
+        repeat(PSD_LITERAL("(" PERSID("Vstorage\nctorch\nByteStorage\nI77\nVcpu\nI1\n")
+                               SIX "q\x01"),
+               PSD_LITERAL(V2("h\x01" I("0") TWO_BY_THREE)), 64, PSD_LITERAL("t."));
+    modelling m;
+    model(&m, many);
+    CHECK(m.status == PSD_OK);
+    CHECK_UINT(m.model.tensor_count, 65);
+    CHECK_UINT(m.model.tensors[64].flags, PSD_TENSOR_STORAGE);
+    finish_model(&m);
+    check_every_failing_request(many);
+    free((void *)many.data);
 }
 
 static void
@@ -621,6 +671,7 @@ main(void)
     RUN(test_where_a_storage_is_named);
     RUN(test_references_stay);
     RUN(test_a_pool_without_torch);
+    RUN(test_plain_names);
     RUN(test_every_failing_request);
     RUN(test_every_failing_page);
     return check_report();

@@ -45,6 +45,102 @@ test_a_sixth_part(void)
     check_status(PSD_LITERAL(TENSOR "."), PSD_DIALECT_SCRIPT, PSD_OK);
 }
 
+/* ---------------------------------------------------------------- ids of a tar */
+
+/* Where a tar's pickle has only a number, the storage was told of before. */
+static void
+test_numbers_of_a_tar(void)
+{
+    psd_limits limits = psd_default_limits();
+    psd_torch_source source = {.dialect = PSD_DIALECT_TAR, .base = BASE};
+    const psd_storage told = {.key = PSD_LITERAL("77"),
+                              .dtype = PSD_DTYPE_UINT8,
+                              .numel = 5,
+                              .size = 5,
+                              .parent = PSD_NO_STORAGE};
+    psd_status status = PSD_NO_MEMORY;
+    for (unsigned long n = 1; status == PSD_NO_MEMORY && n < 100; n++) {
+        modelling m;
+        run_with(&m.r, PSD_LITERAL("I77\nQ."), &limits, 0);
+        psd_model_init(&m.model, check_alloc(&m.r.heap), key);
+        CHECK(psd_model_add_storage(&m.model, &told) &&
+              psd_names_add(&m.model.storage_names, told.key, 0));
+        /* What is left of the arena's page is spent, so that each taking asks. */
+        size_t left = (size_t)(m.r.arena.end - m.r.arena.next) / 8 * 8;
+        CHECK(left == 0 || psd_arena_take(&m.r.arena, left) != NULL);
+        m.r.heap.fail_at = m.r.heap.requests + n;
+        status = psd_torch_read(&m.r.pool, m.r.pickle.root, &source, &limits, &m.model,
+                                &m.r.err);
+        CHECK(status == PSD_OK || status == PSD_NO_MEMORY);
+        CHECK(status != PSD_NO_MEMORY || m.r.err.status == PSD_NO_MEMORY);
+        if (status == PSD_OK) {
+            CHECK(n > 1);
+            CHECK_UINT(root_of(&m)->kind, PSD_KIND_TENSOR);
+            CHECK_UINT(m.model.tensors[0].storage, 0);
+            CHECK_UINT(m.model.tensors[0].numel, 5);
+        }
+        finish_model(&m);
+    }
+    CHECK_UINT(status, PSD_OK);
+}
+
+/* ---------------------------------------------------------------- windows on views */
+
+#define VIEWED(class, numel, offset, part)                                         \
+    "(Vstorage\nctorch\n" class "\nV0\nVcpu\nI" numel "\n(V1\nI" offset "\nI" part \
+    "\nttQ"
+
+/* Of no elements the offset means nothing, wherever the view begins. */
+static void
+test_an_empty_window_on_a_view(void)
+{
+    modelling m;
+    read_as(
+        &m,
+        PSD_LITERAL(CALL("_rebuild_tensor_v3",
+                         VIEWED("ByteStorage", "6", "1", "4")
+                             I("3") "(I0\nt(I1\nt" FALSE_ HOOKS "ctorch\nint16\n") "."),
+        PSD_DIALECT_STREAM, 0);
+    CHECK_UINT(m.status, PSD_OK);
+    CHECK_UINT(m.model.tensor_count, 1);
+    CHECK_UINT(m.model.tensors[0].storage, 0);
+    CHECK_UINT(m.model.tensors[0].numel, 0);
+    CHECK_UINT(m.model.tensors[0].dtype, PSD_DTYPE_INT16);
+    finish_model(&m);
+}
+
+/* Elements of half a byte: their number is beyond that of any file's bytes. */
+static void
+test_a_window_beyond_all_files(void)
+{
+    static const struct {
+        const char *program;
+        bool beyond;
+    } rows[] = {
+#define HALVES(offset)                                               \
+    V2(VIEWED("QUInt4x2Storage", "4611686018427387908", offset, "2") \
+           I("3") "(I1\nt(I1\nt")                                    \
+    "."
+        {HALVES("4611686018427387902"), false},
+        {HALVES("4611686018427387903"), true},
+        {HALVES("4611686018427387904"), true},
+#undef HALVES
+    };
+    for (size_t i = 0; i < LENGTH(rows); i++) {
+        modelling m;
+        psd_span program = {(const uint8_t *)rows[i].program, strlen(rows[i].program)};
+        read_as(&m, program, PSD_DIALECT_STREAM, 0);
+        CHECK_UINT(m.status, rows[i].beyond ? PSD_TENSOR : PSD_OK);
+        if (rows[i].beyond) {
+            CHECK(strcmp(m.r.err.sentence, "a tensor begins beyond all files") == 0);
+        }
+        else {
+            CHECK_UINT(m.model.tensors[0].offset, INT64_MAX);
+        }
+        finish_model(&m);
+    }
+}
+
 #define REDUCE(parts) "(Vreduce_package\n" parts "tQ"
 #define MADE REDUCE("I5\ncmine\nmake\n(" TENSOR "I1\nt")
 
@@ -164,6 +260,9 @@ int
 main(void)
 {
     RUN(test_a_sixth_part);
+    RUN(test_numbers_of_a_tar);
+    RUN(test_an_empty_window_on_a_view);
+    RUN(test_a_window_beyond_all_files);
     RUN(test_calls_of_a_package);
     RUN(test_calls_of_a_package_that_are_none);
     RUN(test_calls_of_a_package_without_memory);

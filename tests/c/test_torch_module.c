@@ -441,7 +441,7 @@ put_times(psd_buffer *b, psd_span text, unsigned times)
 /* Modules that share one large dict of which nothing is saved: each look at it is
  * counted, so that one of them is the last. */
 static void
-check_shared_dict(const char *before, psd_span item, const char *after)
+check_shared_dict(const char *before, psd_span item, const char *after, unsigned most)
 {
     enum { ITEMS = 3000, MODULES = 3000 };
     check_heap heap = {0};
@@ -463,7 +463,7 @@ check_shared_dict(const char *before, psd_span item, const char *after)
     for (uint32_t i = 0; i < m.model.module_count; i++) {
         made += m.model.modules[i].state_dict != 0;
     }
-    CHECK(made > 0 && made < 100);
+    CHECK(made > 0 && made < most);
     finish_model(&m);
     psd_buffer_clear(&b);
 }
@@ -479,22 +479,38 @@ test_modules_that_share_a_dict(void)
     const psd_span none = PSD_LITERAL("h\x01N"), number = PSD_LITERAL("I1\nN");
     check_shared_dict(SHARED_START "(V_parameters\n(", none,
                       "dV_modules\n(ddq\x02"
-                      "0(");
+                      "0(",
+                      100);
     check_shared_dict(SHARED_START "(V_parameters\n(", number,
                       "dV_modules\n(ddq\x02"
-                      "0(");
+                      "0(",
+                      100);
     check_shared_dict(SHARED_START "(V_parameters\n(dV_buffers\n(", none,
                       "dV_modules\n(ddq\x02"
-                      "0(");
+                      "0(",
+                      100);
     check_shared_dict(SHARED_START "(V_parameters\n(dV_modules\n(", none,
                       "ddq\x02"
-                      "0(");
+                      "0(",
+                      100);
     /* A set that every buffer is looked up in. */
     check_shared_dict(SHARED_START "(V_parameters\n(dV_modules\n(dV_buffers\n(Vb\nI1\nd"
                                    "V_non_persistent_buffers_set\n(l(",
                       PSD_LITERAL("h\x01"),
                       "edq\x02"
-                      "0(");
+                      "0(",
+                      100);
+    /* Hooks, of which no more than the first are looked at. */
+    check_shared_dict(
+        SHARED_START "(V_parameters\n(dV_modules\n(dV_state_dict_pre_hooks\n(", none,
+        "ddq\x02"
+        "0(",
+        300);
+    check_shared_dict(
+        SHARED_START "(V_parameters\n(dV_modules\n(dV_state_dict_hooks\n(", none,
+        "ddq\x02"
+        "0(",
+        300);
 }
 
 /* Long names count by their bytes. */
@@ -528,6 +544,41 @@ test_one_long_name(void)
     psd_buffer_clear(&b);
 }
 
+/* The last step of the walk may be the one to a child: its name counts, and then the
+ * prefix that it has become. */
+static void
+test_one_long_name_of_a_child(void)
+{
+    enum { SIZE = 20000, MODULES = 1000 };
+    for (unsigned more = 0; more < 160; more += 20) {
+        check_heap heap = {0};
+        psd_buffer b;
+        psd_buffer_init(&b, check_alloc(&heap));
+        put_times(&b, PSD_LITERAL("I1\n0"), more); /* a step for each */
+        psd_put_span(&b, PSD_LITERAL("c" NET "\nq\x03"
+                                     "0V"));
+        psd_put_fill(&b, 'n', SIZE);
+        psd_put_span(&b,
+                     PSD_LITERAL("\nq\x01"
+                                 "0(V_parameters\n(dV_modules\n(h\x01" SIMPLE "ddq\x02"
+                                 "0("));
+        put_times(&b,
+                  PSD_LITERAL("h\x03)\x81h\x02"
+                              "b"),
+                  MODULES);
+        psd_put(&b, "t.", 2);
+        modelling m;
+        model(&m, psd_buffer_span(&b));
+        CHECK(m.status == PSD_OK);
+        CHECK_UINT(m.model.module_count, MODULES);
+        CHECK(m.model.modules[0].state_dict != 0);
+        CHECK(m.model.modules[MODULES - 1].state_dict == 0);
+        CHECK(m.r.heap.live < 60 * b.size);
+        finish_model(&m);
+        psd_buffer_clear(&b);
+    }
+}
+
 /* ---------------------------------------------------------------- running out */
 
 #define SOME                                               \
@@ -548,6 +599,7 @@ test_every_failing_request(void)
         finish_model(&m);
     } while (m.status == PSD_NO_MEMORY && m.r.err.status == PSD_NO_MEMORY && n < 10000);
     CHECK(m.status == PSD_OK);
+    CHECK(m.r.heap.requests < n); /* it went well since none failed */
     CHECK(n > 10);
 }
 
@@ -672,6 +724,7 @@ main(void)
     RUN(test_modules_that_double);
     RUN(test_modules_that_share_a_dict);
     RUN(test_one_long_name);
+    RUN(test_one_long_name_of_a_child);
     RUN(test_every_failing_request);
     RUN(test_every_failing_page);
     RUN(test_a_pool_that_is_full);

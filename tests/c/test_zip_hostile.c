@@ -60,6 +60,94 @@ test_fetched(void)
     psd_buffer_clear(&a.bytes);
 }
 
+/* The directory and every record's header are read; the n-th fetch fails. */
+static psd_status
+fetched(psd_span bytes, unsigned long fail_at, unsigned long *fetches)
+{
+    remote source = {bytes, 0, fail_at};
+    kit_read r;
+    kit_open_input(&r, (psd_input){NULL, bytes.size, fetch, &source}, 0);
+    psd_status status = r.status;
+    for (uint32_t i = 0; status == PSD_OK && i < r.zip.count; i++) {
+        uint64_t offset;
+        status = psd_zip_locate(&r.input, &r.zip.entries[i], &offset, &r.err);
+    }
+    CHECK(status != PSD_INPUT ||
+          (strcmp(r.err.sentence, "the source could not be read") == 0 &&
+           r.err.offset < bytes.size));
+    kit_close(&r);
+    *fetches = source.fetches;
+    return status;
+}
+
+/* Whichever fails, it is told, and none is asked for after it. */
+static void
+check_each_fetch(psd_span bytes, psd_status whole, unsigned long expected)
+{
+    unsigned long fetches, done;
+    CHECK_UINT(fetched(bytes, 0, &fetches), whole);
+    CHECK_UINT(fetches, expected);
+    for (unsigned long n = 1; n <= fetches; n++) {
+        CHECK_UINT(fetched(bytes, n, &done), PSD_INPUT);
+        CHECK_UINT(done, n);
+    }
+}
+
+static void
+test_every_failing_fetch(void)
+{
+    check_each_fetch(kit_text("a text of more than twenty-two bytes"), PSD_NOT_ZIP, 3);
+    /* A prefix that the offsets do not count, and a header of many windows. */
+    uint8_t *extra = calloc(1, 1000);
+    kit_record records[3];
+    kit_three(records);
+    psd_store_le16(extra, 0x4246);
+    psd_store_le16(extra + 2, 976);
+    psd_store_le16(extra + 980, 1); /* zip64, in a window of its own */
+    psd_store_le16(extra + 982, 16);
+    psd_store_le64(extra + 984, records[1].data.size);
+    psd_store_le64(extra + 992, records[1].data.size);
+    records[1].local_extra = (psd_span){extra, 1000};
+    records[1].deferred = true;
+    records[1].local_size = records[1].local_stored = UINT32_MAX;
+    records[1].local_crc32 = psd_crc32(0, records[1].data.data, 33);
+    psd_buffer b;
+    psd_buffer_init(&b, check_alloc(&heap));
+    psd_put_fill(&b, '#', 700);
+    for (int i = 0; i < 3; i++) {
+        kit_local(&b, &records[i]);
+        records[i].header_offset -= 700;
+    }
+    size_t directory = b.size;
+    for (int i = 0; i < 3; i++) {
+        kit_central(&b, &records[i]);
+    }
+    kit_end(&b, 3, b.size - directory, directory - 700, kit_text(""));
+    check_each_fetch(psd_buffer_span(&b), PSD_OK, 10);
+    psd_buffer_clear(&b);
+    free(extra);
+}
+
+/* A zip64 field whose body would lie in what comes next. */
+static void
+test_an_extra_field_that_reaches_on(void)
+{
+    static const uint8_t head[] = {1, 0, 16, 0};
+    kit_record records[3];
+    kit_three(records);
+    records[2].local_extra = (psd_span){head, sizeof head};
+    records[2].deferred = true;
+    records[2].local_size = records[2].local_stored = UINT32_MAX;
+    kit_archive a = kit_build(check_alloc(&heap), records, 3, false);
+    psd_error err;
+    size_t local = records[2].header_offset;
+    CHECK_UINT(kit_patched(&a, local + 28, 2, 20, &err), PSD_OVERLAP);
+    CHECK(strcmp(err.sentence, "a record's header reaches into the next one") == 0);
+    CHECK_UINT(err.offset, a.directory);
+    CHECK(psd_span_equal((psd_span){err.entry, err.entry_size}, records[2].name));
+    psd_buffer_clear(&a.bytes);
+}
+
 /* Names and extra fields longer than any window. */
 static void
 test_long_header(void)
@@ -214,6 +302,8 @@ int
 main(void)
 {
     RUN(test_fetched);
+    RUN(test_every_failing_fetch);
+    RUN(test_an_extra_field_that_reaches_on);
     RUN(test_long_header);
     RUN(test_cut);
     RUN(test_mutations);

@@ -211,6 +211,33 @@ test_wide_sizes(void)
     psd_buffer_clear(&b);
 }
 
+/* An extra field that exceeds its room tells nothing: what the header states holds. */
+static void
+test_an_extra_field_beyond_its_room(void)
+{
+    static const uint8_t field[] = {1, 0, 17, 0, 5, 0, 0, 0, 0, 0,
+                                    0, 0, 5,  0, 0, 0, 0, 0, 0, 0};
+    for (int ones = 0; ones < 2; ones++) {
+        kit_record record = {.name = kit_text("a/x"), .data = kit_text("five.")};
+        record.local_extra = (psd_span){field, sizeof field};
+        record.deferred = true;
+        record.local_stored = record.local_size = ones == 1 ? 0xffffffff : 5;
+        record.local_crc32 = psd_crc32(0, record.data.data, 5);
+        psd_buffer b;
+        psd_buffer_init(&b, check_alloc(&heap));
+        kit_local(&b, &record);
+        kit_read r;
+        salvage(&r, psd_buffer_span(&b));
+        CHECK_UINT(r.status, ones == 1 ? PSD_NOT_ZIP : PSD_OK);
+        CHECK_UINT(r.zip.count, ones == 1 ? 0 : 1);
+        CHECK(ones == 1 ||
+              (r.zip.entries[0].size == 5 && r.zip.entries[0].stored_size == 5 &&
+               psd_span_equal(r.zip.entries[0].name, record.name)));
+        kit_close(&r);
+        psd_buffer_clear(&b);
+    }
+}
+
 /* What no reader could make sense of is left where it is. */
 static void
 test_unusable_headers(void)
@@ -375,6 +402,7 @@ main(void)
     RUN(test_archives_within_payloads);
     RUN(test_a_hole);
     RUN(test_wide_sizes);
+    RUN(test_an_extra_field_beyond_its_room);
     RUN(test_unusable_headers);
     RUN(test_deflated_sizes);
     RUN(test_work_is_bounded);

@@ -341,6 +341,12 @@ test_arguments(void)
     CHECK_UINT(plan.cursor, UINT64_MAX - 39);
     CHECK_UINT(psd_zip_plan_add(&plan, kit_text("y"), 0, &err), PSD_ARGUMENT);
     CHECK_UINT(plan.count, 1);
+    /* In the header. */
+    CHECK_UINT(psd_zip_plan_add(&plan, kit_text("yyyyyy"), 0, &err), PSD_ARGUMENT);
+    CHECK(strcmp(err.sentence, "the archive would be too large") == 0);
+    CHECK(psd_span_equal((psd_span){err.entry, err.entry_size}, kit_text("yyyyyy")));
+    CHECK_UINT(plan.count, 1);
+    CHECK_UINT(plan.cursor, UINT64_MAX - 39);
     psd_zip_plan_clear(&plan);
     CHECK_UINT(psd_zip_plan_add(&plan, kit_text("x"), UINT64_MAX - 63, &err),
                PSD_ARGUMENT);
@@ -353,6 +359,25 @@ test_arguments(void)
     psd_zip_plan_clear(&plan);
     psd_buffer_clear(&k.bytes);
     free(name);
+
+    /* Just so large, and by a byte too large in each part that follows the records:
+     * the directory of 47 + 28 bytes, the zip64 records of 76, the end of 22. */
+    static const uint64_t rests[] = {47 + 28 + 76 + 22, 47 + 28 + 76 + 21, 47 + 28 + 75,
+                                     47 + 27};
+    for (unsigned i = 0; i < 4; i++) {
+        /* One record that ends, with its descriptor, at the place that leaves `rest`. */
+        psd_zip_plan_init(&plan, check_alloc(&heap), true);
+        CHECK_UINT(psd_zip_plan_add(&plan, kit_text("x"),
+                                    UINT64_MAX - rests[i] - 128 - 24, &err),
+                   PSD_OK);
+        CHECK(plan.cursor <= UINT64_MAX - rests[i]);
+        plan.cursor = UINT64_MAX - rests[i];
+        plan.entries[0].header_offset = UINT64_MAX / 2;
+        CHECK_UINT(psd_zip_plan_close(&plan, &err), i == 0 ? PSD_OK : PSD_ARGUMENT);
+        CHECK(i == 0 || strcmp(err.sentence, "the archive would be too large") == 0);
+        CHECK_UINT(plan.total_size, i == 0 ? UINT64_MAX : 0);
+        psd_zip_plan_clear(&plan);
+    }
 }
 
 static void
