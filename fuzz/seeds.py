@@ -122,6 +122,23 @@ def programs() -> dict[str, bytes]:
         "twice.pkl": b"\x80\x02](" + f32 + b"q\x01h\x01h\x01e.",
         "object.pkl": b"\x80\x02" + glob("a.b", "C") + b")\x81}" + text("k") + f32 + b"sb.",
         "system.pkl": glob("posix", "system") + b"(" + text("true") + b"tR.",
+        # What was found once.
+        "bare meta.pkl": b"\x80\x02" + storage("FloatStorage", "0", 6, "meta") + b".",
+        "bare mixed.pkl": b"\x80\x02("
+        + storage("LongStorage", "0", 3)
+        + tensor("LongStorage", "0", 3, (2,), (1,), glob("torch", "int32"))
+        + b"t.",
+        "dotted.pkl": b"\x80\x02"
+        + glob("torch._tensor", "_rebuild_from_type_v2")
+        + b"("
+        + glob("__builtin__", "getattr")
+        + b"("
+        + glob("torch._utils", "A")
+        + text("b")
+        + b"tR"
+        + glob("my", "Kind")
+        + b")}tR.",
+        "id.pkl": b"\x80\x02(K\x01K\x02tQ.",
         "old.pkl": b"(iposix\nstat\np0\n(dp1\nS'a'\nI1\nsb.",
     }
     return found
