@@ -24,6 +24,13 @@
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t room);
+
+/* A target may have mutations of its own, where the linker knows how to do without. */
+#if defined(__GNUC__)
+__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size,
+                                                     size_t room, unsigned seed);
+#endif
 
 /* An input may take this long; then it counts as a hang. */
 #define HANG_SECONDS 20
@@ -289,6 +296,26 @@ mutate_once(uint8_t *data, size_t size, size_t room)
     return size;
 }
 
+size_t
+LLVMFuzzerMutate(uint8_t *data, size_t size, size_t room)
+{
+    for (size_t n = 1 + below(8); n > 0; n--) {
+        size = mutate_once(data, size, room);
+    }
+    return size;
+}
+
+static size_t
+mutate(uint8_t *data, size_t size, size_t room)
+{
+#if defined(__GNUC__)
+    if (LLVMFuzzerCustomMutator != NULL) {
+        return LLVMFuzzerCustomMutator(data, size, room, (unsigned)(draw() >> 32));
+    }
+#endif
+    return LLVMFuzzerMutate(data, size, room);
+}
+
 /* ------------------------------------------------------------------- running */
 
 static void
@@ -393,8 +420,8 @@ main(int argc, char **argv)
         const blob *chosen = &corpus.items[below(corpus.count)];
         size_t size = chosen->size < room ? chosen->size : room;
         memcpy(data, chosen->data, size);
-        for (size_t n = 1 + below(8); n > 0; n--) {
-            size = mutate_once(data, size, room);
+        for (size_t n = 1 + below(3); n > 0; n--) {
+            size = mutate(data, size, room);
         }
         execute(data, size);
     }

@@ -4,7 +4,7 @@
  * writes the same bytes; what torch's pass accepts keeps every window within its
  * storage and survives the same journey.
  */
-#include "fuzz.h"
+#include "opcodes.h"
 
 typedef struct {
     psd_arena arena;
@@ -35,7 +35,7 @@ find_tensors(fuzz_run *run, psd_error *err)
 }
 
 static void
-finish(fuzz_run *run, psd_alloc alloc)
+finish(fuzz_run *run)
 {
     psd_model_clear(&run->model);
     psd_pool_clear(&run->pool);
@@ -84,6 +84,36 @@ has_set(const psd_pool *pool)
     return false;
 }
 
+/* Who only looks sees at least what the machine sees. */
+static void
+expect_followed(const fuzz_run *run, psd_alloc alloc, psd_span program)
+{
+    psd_limits limits = fuzz_limits();
+    psd_error err = {0};
+    fuzz_run other;
+    size_t walked = 0;
+    bool named = false;
+    psd_arena_init(&other.arena, alloc);
+    psd_pool_init(&other.pool, &other.arena, limits.values);
+    psd_status status = psd_pickle_follow(program, 0, &limits, FUZZ_KEY, &other.pool,
+                                          &other.pickle, &walked, &err);
+    PROMISE(walked <= program.size);
+    for (psd_ref ref = 1; ref <= other.pool.count; ref++) {
+        named = named || psd_kind_of(&other.pool, ref) == PSD_KIND_GLOBAL;
+    }
+    PROMISE(!named || psd_pickle_may_name(program));
+    if (status != PSD_OK) {
+        fuzz_expect_told(status, &err);
+    }
+    if (run->pickle.size > 0) { /* it was accepted */
+        PROMISE(status == PSD_OK && other.pickle.size == run->pickle.size);
+        PROMISE(other.pool.count == run->pool.count);
+        PROMISE(psd_pickle_measure(program) == run->pickle.size);
+    }
+    psd_pool_clear(&other.pool);
+    psd_arena_clear(&other.arena);
+}
+
 /* Write, read what was written, write again: the same bytes. */
 static void
 journey(const fuzz_run *run, psd_alloc alloc)
@@ -107,7 +137,7 @@ journey(const fuzz_run *run, psd_alloc alloc)
         PROMISE(status == PSD_OK || (status == PSD_ARGUMENT && has_set(&run->pool)));
         PROMISE(status != PSD_OK ||
                 psd_span_equal(psd_buffer_span(&first), psd_buffer_span(&second)));
-        finish(&again, alloc);
+        finish(&again);
     }
     psd_buffer_clear(&first);
     psd_buffer_clear(&second);
@@ -123,6 +153,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     psd_status status = start(&run, alloc, (psd_span){data, size}, &err);
     expect_birth_order(&run.pool);
+    expect_followed(&run, alloc, (psd_span){data, size});
     if (status != PSD_OK) {
         fuzz_expect_told(status, &err);
     }
@@ -146,7 +177,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             }
         }
     }
-    finish(&run, alloc);
-    PROMISE(heap.live == 0);
+    finish(&run);
+    fuzz_expect_frugal(&heap, size);
     return 0;
+}
+
+size_t
+LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned seed)
+{
+    return fuzz_mutate_program(data, size, room, seed);
 }

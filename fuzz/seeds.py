@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the fuzzers' starting files: python fuzz/seeds.py FOLDER
 
-Standard library only.  Four folders: zip (containers), pickle (programs), archive
+Standard library only.  A folder a target: zip (containers), pickle (programs), archive
 (small checkpoints of every shape that the writers of this world give them: archives,
-legacy streams, tars, pickles by themselves; tensors of every kind, whole modules),
-safetensors (the JSON of headers).
+legacy streams, tars, pickles by themselves; tensors of every kind, whole modules), stream
+and tar (those of them), salvage (the same, cut), safetensors (the JSON of headers), torch
+and round (bytes that choose, then a program), describe (rows, then a file).
 """
 
 from __future__ import annotations
@@ -121,6 +122,23 @@ def programs() -> dict[str, bytes]:
         "twice.pkl": b"\x80\x02](" + f32 + b"q\x01h\x01h\x01e.",
         "object.pkl": b"\x80\x02" + glob("a.b", "C") + b")\x81}" + text("k") + f32 + b"sb.",
         "system.pkl": glob("posix", "system") + b"(" + text("true") + b"tR.",
+        # What was found once.
+        "bare meta.pkl": b"\x80\x02" + storage("FloatStorage", "0", 6, "meta") + b".",
+        "bare mixed.pkl": b"\x80\x02("
+        + storage("LongStorage", "0", 3)
+        + tensor("LongStorage", "0", 3, (2,), (1,), glob("torch", "int32"))
+        + b"t.",
+        "dotted.pkl": b"\x80\x02"
+        + glob("torch._tensor", "_rebuild_from_type_v2")
+        + b"("
+        + glob("__builtin__", "getattr")
+        + b"("
+        + glob("torch._utils", "A")
+        + text("b")
+        + b"tR"
+        + glob("my", "Kind")
+        + b")}tR.",
+        "id.pkl": b"\x80\x02(K\x01K\x02tQ.",
         "old.pkl": b"(iposix\nstat\np0\n(dp1\nS'a'\nI1\nsb.",
     }
     return found
@@ -479,6 +497,61 @@ def checkpoints() -> dict[str, bytes]:
     return found
 
 
+def cut(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Whole, and without their ends."""
+    found = dict(files)
+    for name, data in files.items():
+        found |= {f"{name} {part}": data[: len(data) * part // 4] for part in (1, 2, 3)}
+    return found
+
+
+DIALECTS = ("zip", "script", "package", "stream", "tar", "plain")
+
+
+def chosen(shapes: dict[str, bytes]) -> dict[str, bytes]:
+    """For the torch pass: each program as an archive's and as a stream's, losing nothing
+    or something; and the ids of tars and packages."""
+    found = {}
+    for name, data in shapes.items():
+        for how, dialect in ((0, "zip"), (5, "zip"), (2, "stream"), (7, "stream"), (0, "plain")):
+            said = as_stream(data) if dialect == "stream" else data
+            found[f"{name} {dialect} {how}"] = bytes([DIALECTS.index(dialect), how]) + said
+    known = tuple_of(text("10") + b"Q", text("1") + b"Q", b"K\x01Q")
+    found["tar"] = bytes([DIALECTS.index("tar"), 0]) + b"\x80\x02" + known + b"."
+    one = tuple_of(*(over("FloatStorage", "0", 6, (2, 3)),))
+    reduced = (
+        tuple_of(text("reduce_package"), b"K\x00", glob("torch._utils", "_rebuild_parameter"), one)
+        + b"Q"
+    )
+    found["package"] = bytes([DIALECTS.index("package"), 0]) + b"\x80\x02" + reduced + b"."
+    return found
+
+
+def rows(*told: tuple[int, ...]) -> bytes:
+    """See fuzz_describe.c: size, place, offset, rank, dtype, storage, shape and strides."""
+    found = b""
+    for size, place, offset, rank, dtype, number, shape, stride in told:
+        head = struct.pack("<BBHBBBb", 3, size, offset, rank, dtype, number, 0)
+        found += head + struct.pack("<4h", shape, shape, stride, 1) + bytes(8)
+        found += bytes([place, 2, 0, 0, 0, 0, 0, 0])
+    return found
+
+
+def descriptions() -> dict[str, bytes]:
+    plain = (24, 1, 0, 2, 7, 0, 2, 3), (8, 1, 24, 1, 7, 1, 2, 1), (4, 1, 32, 0, 7, 2, 1, 1)
+    small = zipfile_of({"a": bytes(24), "b": bytes(8), "c": bytes(4)})
+    record = (24, 0, 0, 1, 7, 0, 2, 1), (8, 0, 1, 1, 7, 1, 2, 1), (4, 0, 2, 0, 7, 2, 1, 1)
+    return {"file": rows(*plain) + bytes(40), "records": rows(*record) + small}
+
+
+def zipfile_of(members: dict[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return sink.getvalue()
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -491,6 +564,12 @@ def main() -> None:
         "archive": made | checkpoints(),
         "pickle": programs() | shapes,
         "safetensors": headers(),
+        "stream": streams(),
+        "tar": tars(),
+        "salvage": cut(made | streams()),
+        "torch": chosen(programs() | shapes),
+        "round": {name: b"\0" + data for name, data in (programs() | shapes).items()},
+        "describe": descriptions(),
     }
     for folder, files in folders.items():
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -323,8 +323,12 @@ def items(
     fc2.0.bias (128,) True
     fc_final.bias (1,) True
     """
+    from pystatedict._opaque import Opaque
+
     wanted = _patterns(pattern)
     mapping: Mapping[Any, Any] = load(f, root="auto") if not isinstance(f, Mapping) else f
+    if isinstance(mapping, Opaque):  # a dict of a class that is not known here
+        mapping = mapping.items
     if mapping is f and not isinstance(f, Checkpoint):
         mapping = find_in(mapping)
     flags: Mapping[Any, Any] = (getattr(mapping, "trainable", None) or {}) if trainable else {}

@@ -254,6 +254,9 @@ read_from_type(psd_torch_pass *p, psd_call *call, const psd_ref *args, uint32_t 
     if (count != 4) {
         return psd_torch_bad(p, call, "_rebuild_from_type has not four arguments");
     }
+    if (psd_kind_of(p->pool, args[0]) == PSD_KIND_CALL) {
+        return PSD_OK; /* getattr() of a name with dots, and none of those below has any */
+    }
     const psd_value *inner = psd_value_at(p->pool, args[2]);
     if (psd_kind_of(p->pool, args[0]) != PSD_KIND_GLOBAL ||
         psd_kind_of(p->pool, args[1]) != PSD_KIND_GLOBAL ||

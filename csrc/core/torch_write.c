@@ -343,12 +343,16 @@ lower_tensor(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
     return dense;
 }
 
-/* Was a storage saved by itself, and is it still all of one? */
+/* Was a storage saved by itself, and is it still all of one, with its bytes and dtype? */
 static bool
 is_whole_storage(const pass *p, const psd_tensor *t)
 {
-    if ((t->flags & PSD_TENSOR_STORAGE) == 0 || t->storage == PSD_NO_STORAGE) {
+    if ((t->flags & (PSD_TENSOR_STORAGE | PSD_TENSOR_META)) != PSD_TENSOR_STORAGE ||
+        t->storage == PSD_NO_STORAGE) {
         return false;
+    }
+    if (p->mixed[t->storage] && !p->model->storages[t->storage].untyped) {
+        return false; /* what is seen with several dtypes is written without one */
     }
     return t->offset == 0 && t->numel * psd_dtype_row((psd_dtype)t->dtype)->size ==
                                  p->model->storages[t->storage].size;

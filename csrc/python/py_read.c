@@ -497,7 +497,8 @@ make(reader *r, psd_ref ref)
         return py_raise_named("UnsupportedError",
                               "the file holds a storage by itself and its tensors too");
     case PSD_KIND_PERSID:
-        return PyObject_CallMethod(r->values, "persistent", "O",
+        /* In parentheses: a tuple alone would be taken for all the arguments. */
+        return PyObject_CallMethod(r->values, "persistent", "(O)",
                                    object_at(r, v->as.ref));
     default: return py_leaf(r->archive, ref);
     }

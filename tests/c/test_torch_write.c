@@ -578,6 +578,71 @@ test_storages_that_were_read(void)
     JOURNEY(UNTYPED("0", "7"));
 }
 
+/* Without bytes there is no storage that could be named: shape and dtype are kept. */
+static void
+check_bare_without_bytes(psd_span program, bool lose)
+{
+    modelling m, after;
+    psd_buffer written;
+    psd_error err = {0};
+    model(&m, program);
+    CHECK(m.status == PSD_OK);
+    if (lose) {
+        m.model.storages[0].place = PSD_PLACE_LOST;
+        psd_model_lose(&m.r.pool, &m.model);
+    }
+    psd_buffer_init(&written, check_alloc(&m.r.heap));
+    CHECK(psd_torch_write(&m.r.pool, m.r.pickle.root, &m.model, PSD_DIALECT_ZIP,
+                          &err) == PSD_OK);
+    CHECK(psd_pickle_write(&m.r.pool, m.r.pickle.root, &written, &err) == PSD_OK);
+    model(&after, psd_buffer_span(&written));
+    CHECK(after.status == PSD_OK && root_of(&after)->kind == PSD_KIND_TENSOR);
+    CHECK_UINT(after.model.storage_count, 0);
+    CHECK_UINT(after.model.tensors[0].flags, PSD_TENSOR_META);
+    CHECK_UINT(after.model.tensors[0].numel, 5);
+    finish_model(&after);
+    psd_buffer_clear(&written);
+    finish_model(&m);
+}
+
+static void
+test_storages_without_bytes(void)
+{
+    check_bare_without_bytes(
+        PSD_LITERAL(STORAGE_AT("torch", "FloatStorage", "0", "meta", "5") "."), false);
+    check_bare_without_bytes(PSD_LITERAL(STORAGE("LongStorage", "0", "5") "."), true);
+}
+
+/* Its class would tell another dtype's tensors wrongly, so it becomes a tensor as well. */
+static void
+test_a_storage_that_a_tensor_sees_otherwise(void)
+{
+    modelling m, after;
+    psd_buffer written;
+    psd_error err = {0};
+    model(&m,
+          PSD_LITERAL(TUPLE(STORAGE("LongStorage", "0", "8") CALL(
+              "_rebuild_tensor_v3", STORAGE("LongStorage", "0", "8") I("3") ONE("2")
+                                        ONE("1") FALSE_ HOOKS "ctorch\nint32\n")) "."));
+    CHECK(m.status == PSD_OK);
+    psd_buffer_init(&written, check_alloc(&m.r.heap));
+    CHECK(psd_torch_write(&m.r.pool, m.r.pickle.root, &m.model, PSD_DIALECT_ZIP,
+                          &err) == PSD_OK);
+    CHECK(psd_pickle_write(&m.r.pool, m.r.pickle.root, &written, &err) == PSD_OK);
+    model(&after, psd_buffer_span(&written));
+    CHECK(after.status == PSD_OK && root_of(&after)->count == 2);
+    for (uint32_t i = 0; i < 2 && after.status == PSD_OK; i++) {
+        const psd_value *v = psd_value_at(&after.r.pool, root_of(&after)->as.items[i]);
+        CHECK(v->kind == PSD_KIND_TENSOR);
+        const psd_tensor *t = &after.model.tensors[v->as.index];
+        CHECK_UINT(t->dtype, i == 0 ? PSD_DTYPE_INT64 : PSD_DTYPE_INT32);
+        CHECK_UINT(t->numel, i == 0 ? 8 : 2);
+    }
+    finish_model(&after);
+    psd_buffer_clear(&written);
+    finish_model(&m);
+}
+
 static void
 test_dense_ones_that_were_read(void)
 {
@@ -738,6 +803,8 @@ main(void)
     RUN(test_composites_that_were_read);
     RUN(test_quantized_ones_that_were_read);
     RUN(test_storages_that_were_read);
+    RUN(test_storages_without_bytes);
+    RUN(test_a_storage_that_a_tensor_sees_otherwise);
     RUN(test_dense_ones_that_were_read);
     RUN(test_tensors_without_a_storage);
     RUN(test_quantized_tensors_on_shared_storages);
