@@ -399,12 +399,18 @@ judge(psd_span program, psd_dialect dialect, bool big_endian)
         PROMISE(begin(&kept, &options, program, big_endian));
         if (travel(&first, &second, dialect)) {
             expect_same(&kept, &second);
-            PROMISE(travel(&second, &third, dialect));
-            PROMISE(travel(&third, &fourth, dialect));
-            PROMISE(psd_span_equal(psd_buffer_span(&third.file),
-                                   psd_buffer_span(&fourth.file)));
+            if (travel(&second, &third, dialect)) {
+                PROMISE(travel(&third, &fourth, dialect));
+                PROMISE(psd_span_equal(psd_buffer_span(&third.file),
+                                       psd_buffer_span(&fourth.file)));
+                end(&fourth);
+            }
+            else {
+                /* A frozenset that holds itself, as no Python's can, came back as the
+                 * call that spells it. */
+                PROMISE(third.err.status == PSD_ARGUMENT);
+            }
             end(&third);
-            end(&fourth);
         }
         end(&second);
         end(&kept);
