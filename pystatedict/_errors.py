@@ -121,6 +121,7 @@ LIMIT_NAMES = {
     "an integer is longer than allowed": "integer_size",
     "a deflated record is larger than the limit": "inflated_size",
     "the deflated storages are too large for a file of this size": "inflation",
+    "a deflated record is too large for a file of this size": "inflation",
     "a record is larger than the limit": "pickle_size",
     # nothing in limits= raises these
     "a record is larger than this machine can address": "",

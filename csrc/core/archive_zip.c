@@ -233,6 +233,22 @@ psd_archive_states_crc(const psd_zip_entry *entry)
     return entry->crc32 != 0 || entry->size == 0;
 }
 
+/* A small file may not ask for all memory. */
+static psd_status
+check_inflation(const psd_archive *archive, const psd_input *input, uint64_t total,
+                const char *sentence, psd_error *err)
+{
+    uint64_t most;
+    if (!psd_multiply(input->size, archive->options.limits.inflation, &most)) {
+        most = UINT64_MAX;
+    }
+    if (total <= PSD_INFLATED_FREE || total <= most) {
+        return PSD_OK;
+    }
+    psd_fail(err, PSD_LIMIT, PSD_NOWHERE, sentence);
+    return psd_fail_numbers(err, total, most);
+}
+
 psd_status
 psd_archive_fetch(const psd_archive *archive, const psd_input *input,
                   const psd_zip_entry *entry, psd_arena *arena, psd_span *bytes,
@@ -246,6 +262,14 @@ psd_archive_fetch(const psd_archive *archive, const psd_input *input,
         psd_fail(err, PSD_LIMIT, *offset, "a record is larger than the limit");
         psd_fail_entry(err, entry->name);
         return psd_fail_numbers(err, entry->size, archive->options.limits.pickle_size);
+    }
+    if (entry->method != PSD_ZIP_STORED) {
+        status = check_inflation(
+            archive, input, entry->size,
+            "a deflated record is too large for a file of this size", err);
+        if (status != PSD_OK) {
+            return psd_fail_entry(err, entry->name);
+        }
     }
     uint8_t *copy = psd_arena_take(arena, (size_t)entry->size);
     if (copy == NULL) {
@@ -463,22 +487,16 @@ psd_status
 psd_archive_check_inflated(const psd_archive *archive, const psd_input *input,
                            psd_error *err)
 {
-    uint64_t total = 0, most;
+    uint64_t total = 0;
     for (uint32_t i = 0; i < archive->model.storage_count; i++) {
         const psd_zip_entry *entry = psd_archive_storage_entry(archive, i);
         if (entry != NULL && entry->method != PSD_ZIP_STORED) {
             total += entry->size; /* at most deflate's ceiling times the file */
         }
     }
-    if (!psd_multiply(input->size, archive->options.limits.inflation, &most)) {
-        most = UINT64_MAX;
-    }
-    if (total <= PSD_INFLATED_FREE || total <= most) {
-        return PSD_OK;
-    }
-    psd_fail(err, PSD_LIMIT, PSD_NOWHERE,
-             "the deflated storages are too large for a file of this size");
-    return psd_fail_numbers(err, total, most);
+    return check_inflation(
+        archive, input, total,
+        "the deflated storages are too large for a file of this size", err);
 }
 
 /* Every storage has its record, and the record just the storage's size. */

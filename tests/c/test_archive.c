@@ -212,6 +212,26 @@ test_storages_that_inflate_to_very_much(void)
     }
 }
 
+/* The same of a record by itself, such as the pickle. */
+static void
+test_a_pickle_that_inflates_to_very_much(void)
+{
+    static const uint8_t packed[62000];
+    kit_record records[] = {{.name = PSD_LITERAL("m/data.pkl"),
+                             .data = {packed, sizeof packed},
+                             .method = PSD_ZIP_DEFLATED,
+                             .size = 67108865}};
+    kit_archive a = kit_build(check_alloc(&kit_heap), records, 1, false);
+    opening o;
+    open_bytes(&o, psd_buffer_span(&a.bytes));
+    CHECK(
+        says(&o, PSD_LIMIT, "a deflated record is too large for a file of this size"));
+    CHECK(ABOUT_ENTRY(&o, "m/data.pkl"));
+    CHECK_UINT(o.err.found, 67108865);
+    close_archive(&o);
+    psd_buffer_clear(&a.bytes);
+}
+
 /* Without a CRC a deflated record is inflated all the same, for damage shows there. */
 static void
 test_verifying_a_deflated_record_without_crc(void)
@@ -789,6 +809,7 @@ main(void)
     RUN(test_order_and_deflated_records);
     RUN(test_deflated_records);
     RUN(test_storages_that_inflate_to_very_much);
+    RUN(test_a_pickle_that_inflates_to_very_much);
     RUN(test_verifying_a_deflated_record_without_crc);
     RUN(test_verifying);
     RUN(test_a_checksum_of_zero);
