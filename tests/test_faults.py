@@ -33,6 +33,7 @@ OLD = {"w": np.arange(10, dtype="f4")}
 
 #: Calls of the interpreter's own: of other threads, of memory, and those that cannot fail.
 NOT_OURS = {
+    "clock_nanosleep",
     "exit_group",
     "futex",
     "getppid",
