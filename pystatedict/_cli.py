@@ -246,7 +246,7 @@ def _parameters(count: int) -> str:
 
 def _ls(arguments: Namespace) -> int:
     with _open(arguments) as checkpoint:
-        flags, _, trouble = flags_of(checkpoint, _path(arguments))
+        flags, _, trouble = flags_of(checkpoint)
         chosen = _chosen(checkpoint, arguments.patterns)
         if arguments.sort == "name":
             chosen.sort(key=lambda item: item[0])
@@ -376,7 +376,7 @@ def _walk(root: Module, signs: Signs) -> Iterator[tuple[str, Module]]:
 
 def _tree(arguments: Namespace) -> int:
     with _open(arguments) as checkpoint:
-        flags, _, trouble = flags_of(checkpoint, _path(arguments))
+        flags, _, trouble = flags_of(checkpoint)
         root = modules_of(checkpoint, flags, arguments.depth)
         _note_sidecar(trouble)
         screen = Screen(arguments.color)
@@ -409,7 +409,7 @@ def _tree(arguments: Namespace) -> int:
 def _stat(arguments: Namespace) -> int:
     try:
         with _open(arguments) as checkpoint:
-            facts = facts_of(checkpoint, _path(arguments))
+            facts = facts_of(checkpoint)
     except StateDictError as exc:
         return _stat_unread(arguments, exc)
     _note_sidecar(facts.pop("trouble"))

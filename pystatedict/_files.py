@@ -286,7 +286,7 @@ class _Unnamed:
                 self._link(folder, target)  # fails if someone else was first
                 return
             name = os.path.basename(target)
-            self._path = os.path.join(self._folder, f".{name[:50]}.part")
+            self._path = os.path.join(self._folder, f".{name[:50]}.pystatedict.part")
             if not self._link_for_now(folder):
                 self._path = _free_name(self._folder, name)
                 self._link(folder, self._path)

@@ -77,7 +77,7 @@ def open_at(
         from pystatedict._fileset import How
         from pystatedict._shards import open_index
 
-        return open_index(os.fsdecode(os.fspath(f)), How(access, bounds)), root
+        return open_index(os.fsdecode(os.fspath(f)), How(access, bounds, salvage)), root
     if root is not None and root != rest and archive.place is None:
         # TensorInfos that travel to another process need it.
         archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])

@@ -185,14 +185,17 @@ def holds_arrays(archive: Archive) -> bool:
 
 def _found(archive: Archive, rows: list[_Row]) -> dict[str, _Row]:
     """By dotted path: dicts that hold tensors themselves, and whole modules."""
-    held = [
-        row
-        for row in rows
-        if row.kind in _MODULES or (row.kind == "dict" and _holds(archive, row.ref))
-    ]
-    # A module without tensors, such as a loss, is meant only where nothing else is.
-    filled = [row for row in held if row.key in _NAMES or _holds(archive, row.ref)]
+    held: list[_Row] = []
+    filled: list[_Row] = []
+    for row in rows:
+        module = row.kind in _MODULES
+        holds = (module or row.kind == "dict") and _holds(archive, row.ref)
+        if module or holds:
+            held.append(row)
+        if holds or (module and row.key in _NAMES):
+            filled.append(row)
     found: dict[str, _Row] = {}
+    # A module without tensors, such as a loss, is meant only where nothing else is.
     for row in filled or held:
         found.setdefault(".".join(row.path()), row)
     return found

@@ -162,7 +162,8 @@ def scan(f: Anything) -> ScanReport:
         everything was looked at.
 
     Raises:
-        NotACheckpointError, UnsupportedError: the file holds no pickle and no archive.
+        NotACheckpointError, UnsupportedError, TruncatedError: the file holds no pickle and no
+            archive, or no more than the first bytes of one.
 
     >>> report = scan(b"cos\\nsystem\\n(S'echo gotcha'\\ntR.")
     >>> report.verdict, [str(use) for use in report]
@@ -207,7 +208,12 @@ def _scan_folder(scanner: Scanner, folder: str) -> None:
             continue
         for entry in entries:
             name = f"{inner}/{entry.name}" if inner else entry.name
-            if entry.is_file():
+            try:
+                is_file = entry.is_file()
+            except OSError as error:  # a link to itself
+                scanner.note(name, f"cannot be read: {error.strerror}")
+                continue
+            if is_file:
                 _scan_of_folder(scanner, entry.path, name)
         inside = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         folders += [f"{inner}/{name}" if inner else name for name in reversed(inside)]

@@ -31,13 +31,13 @@ _TEXT_RECORD = 256  # bytes of a small text record that are shown
 # ------------------------------------------------------------------------- flags
 
 
-def flags_of(checkpoint: Checkpoint, path: str | None) -> Known:
-    """The trainable flags of all tensors of the file at `path`.
+def flags_of(checkpoint: Checkpoint) -> Known:
+    """The trainable flags of all tensors of a checkpoint.
 
     A flag of the sidecar stands above one in the pickle.  The sidecar is "none", "current",
     "unsure" (nothing sure can be said), "stale" or "broken"; the last two are not applied.
     """
-    return listed(checkpoint.archive, checkpoint, checkpoint.root, path)
+    return listed(checkpoint.archive, checkpoint, checkpoint.root, checkpoint.path)
 
 
 # ------------------------------------------------------------------------ counts
@@ -121,11 +121,12 @@ def modules_of(names: Mapping[str, TensorInfo], flags: Flags, depth: int | None)
 # ------------------------------------------------------------------------- facts
 
 
-def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
+def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """All that `stat` tells; plain values but for `trouble`, see `flags_of`."""
+    path = checkpoint.path
     archive = checkpoint.archive
     records = archive.records()
-    flags, sidecar, trouble = flags_of(checkpoint, path)
+    flags, sidecar, trouble = flags_of(checkpoint)
     form = archive.kind if archive.kind in _OTHER_FORMATS else "zip"
     total = Total()
     dtypes: dict[str, Total] = {}
@@ -137,7 +138,7 @@ def facts_of(checkpoint: Checkpoint, path: str | None) -> dict[str, Any]:
             storage = (id(info._archive), info.storage)
             users[storage] = users.get(storage, 0) + 1
     return {
-        "size": None if path is None else _size(archive, archive.path or path),
+        "size": None if path is None else _size(archive, path),
         "format": form,
         "kind": archive.kind,
         "byteorder": archive.byteorder,

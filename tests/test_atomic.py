@@ -819,7 +819,7 @@ class TestLeftovers:
 
     @pytest.fixture
     def left(self, path: pathlib.Path) -> pathlib.Path:
-        return path.with_name(".model.pth.part")
+        return path.with_name(".model.pth.pystatedict.part")
 
     def test_of_a_dead_process(self, path: pathlib.Path, left: pathlib.Path) -> None:
         left.write_bytes(b"half a model")
@@ -848,7 +848,10 @@ class TestLeftovers:
             left.mkdir()
         psd.save(NEW, path)
         assert same(psd.load(path))
-        assert {p.name for p in path.parent.iterdir()} == {"model.pth", ".model.pth.part"}
+        assert {p.name for p in path.parent.iterdir()} == {
+            "model.pth",
+            ".model.pth.pystatedict.part",
+        }
 
     def test_not_of_this_target(self, path: pathlib.Path, left: pathlib.Path) -> None:
         left.write_bytes(b"half a model")

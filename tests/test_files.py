@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import pystatedict as psd
+from pystatedict import _files
 
 W = np.arange(6, dtype="<f4").reshape(2, 3)
 DATA = kit.saved({"w": W})
@@ -198,3 +199,27 @@ def test_a_zip_leaves_the_position(path: pathlib.Path) -> None:
             for _ in range(2):
                 kit.same_array(psd.load(file)["w"], W)
             assert file.tell() == 0
+
+
+# ------------------------------------------------------------------ windows of sources
+
+
+@pytest.mark.parametrize("access", ["map", "copy", "read"])
+def test_windows_are_cut_to_the_bytes_that_are_there(tmp_path: pathlib.Path, access: Any) -> None:
+    """Whatever numbers a file tells: none wraps, none raises."""
+    path = tmp_path / "ten"
+    path.write_bytes(b"0123456789")
+    source, _ = _files.open_source(path, access)
+    far = (10, 11, 1 << 62, 1 << 63, 1 << 64, (1 << 64) + 3, 1 << 200, -1, -(1 << 64))
+    for start in far:
+        assert source.read(start, 5) == b""
+        assert source.slice(start, 5).size == 0
+    for size in (7, 8, 1 << 63, 1 << 64, (1 << 64) + 2, 1 << 200):
+        assert source.read(3, size) == b"3456789"
+        assert source.slice(3, size).slice(1, size).read(0, size) == b"456789"
+    for size in (0, -1, -(1 << 64)):
+        assert source.read(3, size) == b""
+    for wrong in ((), (1,), ("a", 1), (1, None)):
+        for call in (source.read, source.slice):
+            with pytest.raises(TypeError):
+                call(*wrong)

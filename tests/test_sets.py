@@ -1640,3 +1640,29 @@ def test_folders_of_deepspeed_are_verified(tmp_path: pathlib.Path) -> None:
     flip(tmp_path / name, W.tobytes())
     report = psd.verify(tmp_path)
     assert not report and "w" in report.damaged
+
+
+def test_commands_on_a_folder_with_one_checkpoint(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What they tell is what they tell of the file itself."""
+    sd = psd.StateDict({"w": W, "b": W[0].copy()})
+    sd.trainable["w"] = True
+    path = tmp_path / "m.pth"
+    psd.save(sd, path, trainable="sidecar")
+    for command in ("ls", "tree", "stat"):
+        told = []
+        for f in (path, tmp_path):
+            assert main([command, str(f), "--json"]) == 0
+            told.append(json.loads(capsys.readouterr().out) | {"file": ""})
+        assert told[0] == told[1], command
+    assert main(["ls", str(tmp_path)]) == 0
+    assert "●" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_link_to_itself_is_noted_by_scan(tmp_path: pathlib.Path) -> None:
+    psd.save({"w": W}, tmp_path / "m.pth")
+    (tmp_path / "loop").symlink_to("loop")
+    report = psd.scan(tmp_path)
+    assert report.verdict == "unknown" and len(report.errors) == 1
+    assert "loop" in str(report.errors[0]) and list(report)

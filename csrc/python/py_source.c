@@ -158,22 +158,38 @@ py_raise_input(const py_input *input, const psd_error *err)
     return py_raise(err);
 }
 
+/* (start, size) as slicing takes them: numbers of a file, of any size, are cut to the bytes
+ * that are there; before the first there are none.  False with an exception set. */
+static bool
+window_of(PyObject *source, PyObject *args, uint64_t *start, uint64_t *size)
+{
+    uint64_t all = ((const py_source *)source)->size;
+    PyObject *first, *count;
+    if (!PyArg_ParseTuple(args, "OO", &first, &count)) {
+        return false;
+    }
+    /* Without an exception to raise, these give the nearest that fits. */
+    Py_ssize_t from = PyNumber_AsSsize_t(first, NULL);
+    Py_ssize_t many = PyErr_Occurred() == NULL ? PyNumber_AsSsize_t(count, NULL) : 0;
+    if (PyErr_Occurred() != NULL) {
+        return false;
+    }
+    *start = from < 0 || (uint64_t)from > all ? all : (uint64_t)from;
+    *size = many < 0 ? 0 : (uint64_t)many;
+    *size = *size < all - *start ? *size : all - *start;
+    return true;
+}
+
 static PyObject *
 source_read(PyObject *self, PyObject *args)
 {
-    unsigned long long offset;
-    Py_ssize_t size;
+    uint64_t offset, count;
     py_input in;
-    if (!PyArg_ParseTuple(args, "Kn:read", &offset, &size)) {
+    if (!window_of(self, args, &offset, &count)) {
         return NULL;
     }
     py_source_input(self, &in);
-    if (size < 0 || offset > in.input.size) {
-        size = 0;
-    }
-    else if ((uint64_t)size > in.input.size - offset) {
-        size = (Py_ssize_t)(in.input.size - offset);
-    }
+    Py_ssize_t size = (Py_ssize_t)count;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, size);
     if (bytes == NULL || size == 0) {
         return bytes;
@@ -195,12 +211,10 @@ static PyObject *
 source_slice(PyObject *object, PyObject *args)
 {
     const py_source *self = (const py_source *)object;
-    unsigned long long start, size;
-    if (!PyArg_ParseTuple(args, "KK:slice", &start, &size)) {
+    uint64_t start, size;
+    if (!window_of(object, args, &start, &size)) {
         return NULL;
     }
-    start = start < self->size ? start : self->size;
-    size = size < self->size - start ? size : self->size - start;
 #ifndef _WIN32
     if (self->is_file) {
         return new_file(Py_TYPE(object), self->fd, self->start + start, size,
