@@ -10,8 +10,8 @@ from contextlib import suppress
 from pystatedict import _core
 from pystatedict._checkpoint import Checkpoint, verify_archive
 from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
-from pystatedict._files import reading, replacing, writer_of
-from pystatedict._opening import open_archive, open_at
+from pystatedict._files import open_source, reading, replacing, writer_of
+from pystatedict._opening import archive_of, open_at
 from pystatedict._roots import find_in, find_root
 
 TYPE_CHECKING = False
@@ -507,7 +507,7 @@ def _sidecar_document(
     root, flags = told
     size = os.fstat(file.fileno()).st_size
     with reading(file) as whole:
-        archive = open_archive(whole)
+        archive = archive_of(*open_source(whole))
     try:
         ref, _ = find_root(archive, root or None)
         return document_of(archive, path, flags, names=archive.tensors(ref), root=root, size=size)

@@ -82,7 +82,7 @@ def _fields(descr: list[Any]) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------ reading
 
 
-def read_npz(source: Source, path: str | None, limits: Limits, _run: bool) -> Archive:
+def read_npz(source: Source, path: str | None, limits: Limits) -> Archive:
     """The archive of a ``.npz`` file."""
     archive = _core.open_archive(source, path, limits, False, mode="exact")
     storages: list[Storage] = []

@@ -31,24 +31,8 @@ if TYPE_CHECKING:
     from pystatedict._opened import Archive as Opened
 
     Limits = dict[str, int] | None
-    Reader = Callable[[Source, str | None, Limits, bool], Archive]
+    Reader = Callable[[Source, str | None, Limits], Archive]
     RootedReader = Callable[[Source, str | None, Limits, str | None], tuple[Archive, str | None]]
-
-
-def open_archive(
-    f: Any,
-    *,
-    access: Access = "map",
-    limits: Mapping[str, int] | None = None,
-    run: bool = True,
-    salvage: bool = False,
-) -> Archive:
-    """The archive that one file is; what is no checkpoint is named for what it is.
-
-    With `salvage`, what is whole of one that has lost its end.
-    """
-    source, path = open_source(f, access)
-    return archive_of(source, path, dict(limits) if limits else None, run, salvage)
 
 
 def open_at(
@@ -70,7 +54,7 @@ def open_at(
         return files, root
     source, path = open_source(f, access)
     try:
-        archive, rest = _open(source, path, bounds, True, root, salvage)
+        archive, rest = _open(source, path, bounds, root, salvage)
     except UnsupportedError as error:
         if error.code != "torch-shards" or not isinstance(f, (str, os.PathLike)):
             raise
@@ -105,24 +89,22 @@ def archive_of(
     source: Source,
     path: str | None,
     limits: Limits = None,
-    run: bool = True,
     salvage: bool = False,
 ) -> Archive:
     """The archive in bytes that are held open."""
-    return _open(source, path, limits, run, None, salvage)[0]
+    return _open(source, path, limits, None, salvage)[0]
 
 
 def _open(
     source: Source,
     path: str | None,
     limits: Limits,
-    run: bool,
     root: str | None,
     salvage: bool = False,
 ) -> tuple[Archive, str | None]:
     try:
-        archive = _core.open_archive(source, path, limits, run, salvage=salvage)
-        if run and archive.kind == "torchscript":
+        archive = _core.open_archive(source, path, limits, salvage=salvage)
+        if archive.kind == "torchscript":
             from pystatedict._script import script_at
 
             return script_at(archive, source, limits, root)
@@ -185,7 +167,7 @@ def _otherwise(
     reader = _READERS.get(found.kind)
     if reader is not None:
         try:
-            return reader(source, path, limits, True), root
+            return reader(source, path, limits), root
         except StateDictError as other:
             other.path = other.path or path
             raise other from None
@@ -213,23 +195,23 @@ _KNOWN = frozenset({"torch-zip", "torch-legacy", "torch-tar", "safetensors"})
 _BROKEN_MAGIC = rb"\x80.(?:\x95.{8})?\x8a\x0a.{10}\.(?:\x80.)?(?:\x95.{8})?M\xe9\x03\."
 
 
-def _pickle(source: Source, path: str | None, limits: Limits, run: bool) -> Archive:
+def _pickle(source: Source, path: str | None, limits: Limits) -> Archive:
     import re
 
     if re.match(_BROKEN_MAGIC, source.read(0, 64), re.DOTALL):
         raise CorruptError("a legacy file whose magic number is broken", code="legacy-stream")
     try:
-        return _core.open_archive(source, path, limits, run, mode="pickle")
+        return _core.open_archive(source, path, limits, mode="pickle")
     except StateDictError as error:
         error.path = path
         _tell_danger(error)
         raise
 
 
-def _npz(source: Source, path: str | None, limits: Limits, run: bool) -> Archive:
+def _npz(source: Source, path: str | None, limits: Limits) -> Archive:
     from pystatedict._npz import read_npz
 
-    return read_npz(source, path, limits, run)
+    return read_npz(source, path, limits)
 
 
 def _package(

@@ -8,7 +8,7 @@ import os
 from ._errors import StateDictError
 from ._files import open_source
 from ._fileset import path_within
-from ._identify import identify_buffer, not_a_checkpoint
+from ._identify import identify_source, not_a_checkpoint
 from ._printable import printable
 from ._scanner import Scanner
 
@@ -186,7 +186,7 @@ def scan(f: Anything) -> ScanReport:
 
 
 def _scan_file(scanner: Scanner, source: Source, path: str | None, label: str | None) -> None:
-    found = identify_buffer(source)
+    found = identify_source(source)
     if found.kind == "torch-shards" and path is not None:
         _scan_shards(scanner, bytes(memoryview(source)), path)
         return
@@ -260,7 +260,7 @@ def _scan_shards(scanner: Scanner, index: bytes, path: str) -> None:
 def _scan_shard(scanner: Scanner, path: str, name: str) -> None:
     try:
         source, where = open_source(path)
-        if identify_buffer(source).kind == "torch-shards":
+        if identify_source(source).kind == "torch-shards":
             scanner.note(name, "an index within an index: not looked at")
         else:
             _scan_file(scanner, source, where, name)

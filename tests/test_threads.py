@@ -22,7 +22,7 @@ from isolated import run
 
 import pystatedict as psd
 from pystatedict import _core, _values
-from pystatedict._opening import open_archive
+from pystatedict._opening import open_at
 
 THREADS = 8
 
@@ -126,7 +126,7 @@ def test_one_file_by_many(path: pathlib.Path, deflated: pathlib.Path) -> None:
 @pytest.mark.usefixtures("hurried")
 def test_one_archive_by_many(path: pathlib.Path, deflated: pathlib.Path) -> None:
     expected = model(0)
-    archives = [open_archive(path), open_archive(deflated)]
+    archives: list[Any] = [open_at(path, None)[0], open_at(deflated, None)[0]]
 
     def work() -> None:
         for _ in range(10):
@@ -213,12 +213,12 @@ def test_errors_of_many(path: pathlib.Path) -> None:
 CLOSING = """
 import sys, threading, zlib
 from pystatedict import ClosedError, _values
-from pystatedict._opening import open_archive
+from pystatedict._opening import open_at
 
 sys.setswitchinterval(1e-6)
 path, how = sys.argv[1:]
 outcomes = {"closed": 0, "done": 0}
-opened = open_archive(path)
+opened, _ = open_at(path, None)
 records = len(opened.records())
 expected = {name: zlib.crc32(a.tobytes()) for name, a in opened.load(0, _values).items()}
 
@@ -235,7 +235,7 @@ calls = {
 }
 call = calls[how]
 for turn in range(40):
-    archive = open_archive(path)
+    archive = open_at(path, None)[0]
     start = threading.Barrier(4)
 
     def work(call=call, archive=archive):
@@ -279,7 +279,7 @@ def test_closed_by_what_it_calls(path: pathlib.Path) -> None:
     expected = model(0)
     places = 0
     for n in range(100):
-        archive = open_archive(path)
+        archive = open_at(path, None)[0]
         left = n
 
         class Values:
@@ -507,7 +507,7 @@ def test_the_gil_is_held_while_writing() -> None:
 
 def test_deflated_records_by_many(large: pathlib.Path) -> None:
     """The inflater takes the GIL with the state of its own thread."""
-    archive = open_archive(large / "deflated.pth")
+    archive: Any = open_at(large / "deflated.pth", None)[0]
 
     def work() -> None:
         for _ in range(3):
