@@ -32,7 +32,6 @@ LADDER: list[dict[str, list[str]]] = [
         "arena": ["arena.h", "arena.c"],
     },
     {
-        "cursor": ["cursor.h"],
         "buffer": ["buffer.h", "buffer.c"],
         "input": ["input.h", "input.c"],
         "names": ["names.h", "names.c"],

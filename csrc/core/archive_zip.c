@@ -235,8 +235,8 @@ psd_archive_states_crc(const psd_zip_entry *entry)
 
 /* A small file may not ask for all memory. */
 static psd_status
-check_inflation(const psd_archive *archive, const psd_input *input, uint64_t total,
-                const char *sentence, psd_error *err)
+check_inflated(const psd_archive *archive, const psd_input *input, uint64_t total,
+               const char *sentence, psd_error *err)
 {
     uint64_t most;
     if (!psd_multiply(input->size, archive->options.limits.inflation, &most)) {
@@ -247,6 +247,16 @@ check_inflation(const psd_archive *archive, const psd_input *input, uint64_t tot
     }
     psd_fail(err, PSD_LIMIT, PSD_NOWHERE, sentence);
     return psd_fail_numbers(err, total, most);
+}
+
+static psd_status
+check_inflation(const psd_archive *archive, const psd_input *input,
+                const psd_zip_entry *entry, psd_error *err)
+{
+    psd_status status =
+        check_inflated(archive, input, entry->size,
+                       "a deflated record is too large for a file of this size", err);
+    return status == PSD_OK ? PSD_OK : psd_fail_entry(err, entry->name);
 }
 
 psd_status
@@ -264,11 +274,9 @@ psd_archive_fetch(const psd_archive *archive, const psd_input *input,
         return psd_fail_numbers(err, entry->size, archive->options.limits.pickle_size);
     }
     if (entry->method != PSD_ZIP_STORED) {
-        status = check_inflation(
-            archive, input, entry->size,
-            "a deflated record is too large for a file of this size", err);
+        status = check_inflation(archive, input, entry, err);
         if (status != PSD_OK) {
-            return psd_fail_entry(err, entry->name);
+            return status;
         }
     }
     uint8_t *copy = psd_arena_take(arena, (size_t)entry->size);
@@ -293,13 +301,17 @@ psd_archive_crc_of_deflated(const psd_archive *archive, const psd_input *input,
                             const psd_zip_entry *entry, uint32_t skip, uint32_t *crc,
                             psd_error *err)
 {
+    psd_status status = check_inflation(archive, input, entry, err);
+    if (status != PSD_OK) {
+        return status;
+    }
     psd_alloc alloc = archive->options.alloc;
     size_t size = (size_t)entry->size;
     uint8_t *bytes = alloc.resize(alloc.ctx, NULL, 0, size == 0 ? 1 : size);
     if (bytes == NULL) {
         return psd_fail_memory(err);
     }
-    psd_status status = psd_archive_inflate(archive, input, entry, bytes, err);
+    status = psd_archive_inflate(archive, input, entry, bytes, err);
     if (status == PSD_OK) {
         *crc = psd_crc32(0, bytes + skip, size - skip);
     }
@@ -494,9 +506,9 @@ psd_archive_check_inflated(const psd_archive *archive, const psd_input *input,
             total += entry->size; /* at most deflate's ceiling times the file */
         }
     }
-    return check_inflation(
-        archive, input, total,
-        "the deflated storages are too large for a file of this size", err);
+    return check_inflated(archive, input, total,
+                          "the deflated storages are too large for a file of this size",
+                          err);
 }
 
 /* Every storage has its record, and the record just the storage's size. */

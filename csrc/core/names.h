@@ -34,7 +34,7 @@ PSD_CHECKED bool psd_names_reserve(psd_names *names, uint32_t count);
 /* Where the number of this name is kept, added if it is new; NULL: no memory. */
 uint32_t *psd_names_put(psd_names *names, psd_span text, uint32_t number, bool *added);
 
-/* Add a name that is not there yet.  False when there is no memory. */
+/* Add a name, unless it is there.  False when there is no memory. */
 PSD_CHECKED bool psd_names_add(psd_names *names, psd_span text, uint32_t number);
 
 #endif

@@ -167,11 +167,11 @@ psd_machine_newobj_ex(psd_machine *m)
     if (!psd_machine_holds(m, 3)) {
         return psd_machine_fail_stack(m, 3);
     }
-    if (psd_machine_kind_at(m, m->depth - 1) != PSD_KIND_DICT) {
-        return psd_machine_fail(m, PSD_PICKLE, "keyword arguments that are no dict");
-    }
     m->depth -= 3;
     const psd_ref *refs = m->stack + m->depth;
+    if (psd_kind_of(m->pool, refs[2]) != PSD_KIND_DICT) {
+        return psd_machine_fail(m, PSD_PICKLE, "keyword arguments that are no dict");
+    }
     return push_call(m, PSD_CALL_NEWOBJ_EX, refs[0], refs[1], refs[2]);
 }
 
@@ -184,10 +184,12 @@ psd_machine_inst(psd_machine *m)
     if (status == PSD_OK) {
         status = psd_machine_push_items(m, PSD_KIND_TUPLE, from);
     }
-    if (status == PSD_OK) {
-        status = psd_machine_global(m);
-    }
     if (status != PSD_OK) {
+        return status;
+    }
+    status = psd_machine_global(m);
+    if (status != PSD_OK) {
+        m->depth--; /* what goes on after a failure finds no tuple of a half call */
         return status;
     }
     m->depth -= 2;

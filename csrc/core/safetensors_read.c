@@ -133,7 +133,6 @@ typedef struct {
     psd_arena *arena;
     const element *last; /* the tensors of a file are mostly of one dtype */
     bool seen_notes;
-    psd_status status; /* of a failure that is not the JSON's */
 } reader;
 
 /* Fails for another reason than the JSON; always false. */
@@ -141,7 +140,7 @@ static bool
 fails(reader *r, psd_status status, const char *sentence, psd_span name)
 {
     uint64_t offset = PSD_SAFETENSORS_LENGTH + (uint64_t)(r->json.next - r->json.start);
-    r->status = psd_fail(r->json.err, status, offset, sentence);
+    psd_fail(r->json.err, status, offset, sentence);
     psd_fail_subject(r->json.err, name);
     return false;
 }
@@ -288,7 +287,7 @@ add_tensor(reader *r, psd_span name, const entry *e, const element *of)
                                            (uint64_t)h->count + 1, sizeof *h->tensors);
     h->tensors = tensors;
     if (!grown) {
-        r->status = psd_fail_memory(r->json.err);
+        psd_fail_memory(r->json.err);
         return false;
     }
     h->tensors[h->count] = (psd_safetensor){.name = name,
@@ -342,7 +341,7 @@ add_note(reader *r, psd_span key, psd_span value)
                           (uint64_t)h->note_count + 2, sizeof *h->notes);
     h->notes = notes;
     if (!grown) {
-        r->status = psd_fail_memory(r->json.err);
+        psd_fail_memory(r->json.err);
         return false;
     }
     h->notes[h->note_count++] = key;
@@ -536,10 +535,9 @@ psd_safetensors_read(psd_safetensors *header, uint8_t *json, size_t size, uint64
                 .json = {json, json, json + size, err, false},
                 .limits = limits,
                 .arena = arena,
-                .last = &unknown,
-                .status = PSD_OK};
+                .last = &unknown};
     if (!read_header(&r)) {
-        return r.status != PSD_OK ? r.status : err->status;
+        return err->status;
     }
     psd_status status = check_names(header, json, key, err);
     if (status != PSD_OK) {

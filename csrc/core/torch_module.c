@@ -63,7 +63,7 @@ read_left_out(psd_walk *w, psd_ref set)
         if (!psd_walk_may_go_on(w, named ? name.size : 0)) {
             return false;
         }
-        if (named && psd_names_find(&w->left_out, name) == NULL) {
+        if (named) {
             w->failed = w->failed || !psd_names_add(&w->left_out, name, i);
         }
     }
@@ -217,15 +217,22 @@ walk_module(psd_walk *w, psd_ref ref)
     return going && !w->failed;
 }
 
-/* collections.OrderedDict() with these items and, if `state` is not 0, attributes. */
+psd_ref
+psd_torch_new_ordered_dict(psd_pool *pool)
+{
+    psd_ref function =
+        psd_new_global(pool, PSD_LITERAL("collections"), PSD_LITERAL("OrderedDict"), 0);
+    psd_ref no_args = function == 0 ? 0 : psd_new_items(pool, PSD_KIND_TUPLE, NULL, 0);
+    return no_args == 0 ? 0
+                        : psd_new_call(pool, PSD_CALL_REDUCE, function, no_args, 0, 0);
+}
+
+/* An OrderedDict with these items and, if `state` is not 0, attributes. */
 static psd_ref
-ordered_dict(psd_walk *w, psd_ref function, psd_ref no_args, const psd_walk_list *items,
-             psd_ref state)
+ordered_dict(psd_walk *w, const psd_walk_list *items, psd_ref state)
 {
     psd_pool *pool = w->p->pool;
-    psd_ref ref = w->failed ? 0
-                            : psd_walk_born(w, psd_new_call(pool, PSD_CALL_REDUCE,
-                                                            function, no_args, 0, 0));
+    psd_ref ref = w->failed ? 0 : psd_walk_born(w, psd_torch_new_ordered_dict(pool));
     w->failed = w->failed || !psd_set(pool, ref, items->refs, items->count) ||
                 (state != 0 && !psd_build(pool, ref, state));
     return ref;
@@ -235,11 +242,7 @@ static psd_ref
 make_state_dict(psd_walk *w)
 {
     psd_pool *pool = w->p->pool;
-    psd_ref function = psd_walk_born(w, psd_new_global(pool, PSD_LITERAL("collections"),
-                                                       PSD_LITERAL("OrderedDict"), 0));
-    psd_ref no_args =
-        w->failed ? 0 : psd_walk_born(w, psd_new_items(pool, PSD_KIND_TUPLE, NULL, 0));
-    psd_ref versions = ordered_dict(w, function, no_args, &w->versions, 0);
+    psd_ref versions = ordered_dict(w, &w->versions, 0);
     psd_ref word = w->failed ? 0
                              : psd_walk_born(w, psd_new_text(pool, PSD_KIND_TEXT,
                                                              PSD_LITERAL("_metadata")));
@@ -247,7 +250,7 @@ make_state_dict(psd_walk *w)
     psd_ref state =
         w->failed ? 0
                   : psd_walk_born(w, psd_new_items(pool, PSD_KIND_DICT, metadata, 2));
-    return ordered_dict(w, function, no_args, &w->entries, state);
+    return ordered_dict(w, &w->entries, state);
 }
 
 /* ---------------------------------------------------------------- finding them */
@@ -416,16 +419,6 @@ psd_torch_find_modules(psd_torch_pass *p, psd_ref root)
 }
 
 /* ---------------------------------------------------------------- from elsewhere */
-
-psd_ref
-psd_torch_new_ordered_dict(psd_pool *pool)
-{
-    psd_ref function =
-        psd_new_global(pool, PSD_LITERAL("collections"), PSD_LITERAL("OrderedDict"), 0);
-    psd_ref no_args = function == 0 ? 0 : psd_new_items(pool, PSD_KIND_TUPLE, NULL, 0);
-    return no_args == 0 ? 0
-                        : psd_new_call(pool, PSD_CALL_REDUCE, function, no_args, 0, 0);
-}
 
 bool
 psd_torch_note_module(psd_pool *pool, psd_model *model, psd_ref at,

@@ -152,10 +152,9 @@ enter(psd_torch_pass *p, const psd_storage *s, uint32_t *number)
                                "two persistent ids tell differently of one storage");
         }
     }
-    bool named = *number != PSD_NO_STORAGE;
     *number = model->storage_count;
     if (!psd_model_add_storage(model, s) ||
-        (!named && !psd_names_add(&model->storage_names, s->key, *number))) {
+        !psd_names_add(&model->storage_names, s->key, *number)) {
         return psd_torch_no_memory(p);
     }
     return PSD_OK;

@@ -130,7 +130,9 @@ is_taken(const psd_zip *zip, psd_span a, psd_span b)
 static uint32_t *
 find_slot(const psd_zip *zip, psd_span name)
 {
-    size_t i = (size_t)psd_hash_folded(zip->key, name) & zip->slot_mask;
+    uint64_t hash =
+        zip->exact ? psd_hash(zip->key, name) : psd_hash_folded(zip->key, name);
+    size_t i = (size_t)hash & zip->slot_mask;
     while (zip->slots[i] != 0 &&
            !is_taken(zip, zip->entries[zip->slots[i] - 1].name, name)) {
         i = (i + 1) & zip->slot_mask;

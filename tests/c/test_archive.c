@@ -232,6 +232,38 @@ test_a_pickle_that_inflates_to_very_much(void)
     psd_buffer_clear(&a.bytes);
 }
 
+/* And of one that only somebody who verifies looks at. */
+static void
+test_a_record_that_inflates_to_very_much(void)
+{
+    static const uint8_t packed[62000];
+    kit_record records[SMALL_COUNT + 1];
+    small_records(records);
+    records[SMALL_COUNT] = (kit_record){.name = PSD_LITERAL("m/extra/x"),
+                                        .data = {packed, sizeof packed},
+                                        .method = PSD_ZIP_DEFLATED,
+                                        .size = 67108865};
+    trial t;
+    try_records(&t, records, SMALL_COUNT + 1, true);
+    check_small(&t.o);
+    unsigned calls = t.o.inflater.calls;
+    const psd_zip_entry *entry = &t.o.archive.zip.entries[SMALL_COUNT];
+    uint32_t crc;
+    bool checked;
+    for (unsigned again = 0; again < 2; again++) {
+        t.o.status = again == 0 ? psd_archive_verify(&t.o.archive, &t.o.input, entry,
+                                                     &checked, &t.o.err)
+                                : psd_archive_crc32(&t.o.archive, &t.o.input, entry,
+                                                    &crc, &t.o.err);
+        CHECK(says(&t.o, PSD_LIMIT,
+                   "a deflated record is too large for a file of this size"));
+        CHECK(ABOUT_ENTRY(&t.o, "m/extra/x"));
+        CHECK_UINT(t.o.err.found, 67108865);
+    }
+    CHECK_UINT(t.o.inflater.calls, calls);
+    end_trial(&t);
+}
+
 /* Without a CRC a deflated record is inflated all the same, for damage shows there. */
 static void
 test_verifying_a_deflated_record_without_crc(void)
@@ -810,6 +842,7 @@ main(void)
     RUN(test_deflated_records);
     RUN(test_storages_that_inflate_to_very_much);
     RUN(test_a_pickle_that_inflates_to_very_much);
+    RUN(test_a_record_that_inflates_to_very_much);
     RUN(test_verifying_a_deflated_record_without_crc);
     RUN(test_verifying);
     RUN(test_a_checksum_of_zero);

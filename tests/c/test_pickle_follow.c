@@ -142,6 +142,32 @@ refusals_are_gone_on_after(void)
         17);
 }
 
+/* A call that is refused takes from the stack what it would have taken, so that the
+ * name after it is made of what other readers make it of. */
+static void
+refused_calls_take_their_operands(void)
+{
+    psd_span named =
+        repeat(PSD_LITERAL("\x80\x04\x8C\x05posix(ios\n"), PSD_LITERAL("path.os."), 130,
+               PSD_LITERAL("getcwd\n0\x8C\x06getpid\x93)R."));
+    const psd_span programs[] = {
+        /* keyword arguments that are a mapping, which CPython's slow reader takes */
+        PSD_LITERAL("\x80\x04\x8C\x05posixccollections\nOrderedDict\n)"
+                    "ccollections\nOrderedDict\n)R\x92"
+                    "0\x8C\x06getpid\x93)R."),
+        named, /* a name that is longer than a name may be */
+    };
+    for (size_t i = 0; i < LENGTH(programs); i++) {
+        following f;
+        follow(&f, programs[i]);
+        CHECK_UINT(f.r.status, PSD_PICKLE);
+        CHECK(names(&f.r.pool, i == 0 ? 3 : 2, "posix", "getpid"));
+        CHECK_UINT(f.r.pickle.left, 0);
+        finish(&f.r);
+    }
+    free((void *)named.data);
+}
+
 static void
 the_first_failure_is_told(void)
 {
@@ -341,6 +367,7 @@ main(void)
 {
     RUN(sound_programs_are_read_as_ever);
     RUN(refusals_are_gone_on_after);
+    RUN(refused_calls_take_their_operands);
     RUN(the_first_failure_is_told);
     RUN(it_ends_where_nothing_can_follow);
     RUN(doubtful_names_are_kept);

@@ -820,6 +820,37 @@ test_exact_names(void)
     }
 }
 
+/* Names that differ by case alone are all there, and may not crowd one place of the
+ * index: whoever makes up such a file would make it slow to open. */
+static void
+test_exact_names_stand_apart(void)
+{
+    enum { COUNT = 4096, LENGTH_OF_NAME = 12 };
+    static uint8_t texts[COUNT][LENGTH_OF_NAME];
+    static kit_record records[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
+        for (unsigned bit = 0; bit < LENGTH_OF_NAME; bit++) {
+            texts[i][bit] = (uint8_t)((i >> bit & 1) != 0 ? 'A' : 'a');
+        }
+        records[i] = record("", PSD_LITERAL(""));
+        records[i].name = (psd_span){texts[i], LENGTH_OF_NAME};
+    }
+    kit_archive a = kit_build(check_alloc(&heap), records, COUNT, false);
+    opening o;
+    open_records(&o, psd_buffer_span(&a.bytes), PSD_OPEN_EXACT);
+    CHECK_UINT(o.status, PSD_OK);
+    const psd_zip *zip = &o.archive.zip;
+    uint32_t run = 0, longest = 0;
+    for (uint32_t i = 0; i <= zip->slot_mask; i++) {
+        run = zip->slots[i] == 0 ? 0 : run + 1;
+        longest = run > longest ? run : longest;
+    }
+    CHECK(longest < COUNT / 8);
+    CHECK(psd_zip_find(zip, records[COUNT - 1].name) == &zip->entries[COUNT - 1]);
+    close_archive(&o);
+    psd_buffer_clear(&a.bytes);
+}
+
 /* Of a record that states no CRC it is computed, and of memory; none of no bytes. */
 static void
 test_storage_crc32(void)
@@ -890,6 +921,7 @@ main(void)
     RUN(test_the_end_of_a_record);
     RUN(test_a_file_without_a_length);
     RUN(test_exact_names);
+    RUN(test_exact_names_stand_apart);
     RUN(test_storage_crc32);
     CHECK_UINT(heap.live, 0);
     return check_report();
