@@ -128,7 +128,8 @@ def load(
         f: a path, a file opened in binary mode (read from its position), or bytes.  A path may
             also be an index (``*.index.json``) or a folder whose files are one checkpoint:
             shards, a distributed checkpoint, DeepSpeed's.
-        map_location: None or "cpu"; "meta" gives TensorInfos in the place of arrays.
+        map_location: None or "cpu"; "meta" gives TensorInfos in the place of arrays, but of
+            those of a npz that are no tensors.
         weights_only: True; there is no other way here.
         mmap: False reads the file into memory of its own instead of mapping it.
         copy: give each storage memory of its own, and let go of the file.
@@ -164,18 +165,22 @@ def load(
     with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
     archive, root = open_at(f, root, access="copy" if mmap is False else "map", limits=limits)
-    with _Naming(archive.path):
-        if verify:
-            verify_archive(archive)
-        _check_globals(archive, unknown, dangerous)
-        _warn_of_method(archive)
-        ref, path = find_root(archive, root)
-        obj = archive.load(ref, _values, copy=copy, meta=meta)
-        complete = getattr(archive.extra, "complete", None)
-        if complete is not None and ref == archive.root:
-            complete(archive, obj)  # with what is no tensor, and stands beside them
-        if trainable is not False:
-            _apply_flags(archive, obj, path, trainable)
+    try:
+        with _Naming(archive.path):
+            if verify:
+                verify_archive(archive)
+            _check_globals(archive, unknown, dangerous)
+            _warn_of_method(archive)
+            ref, path = find_root(archive, root)
+            obj = archive.load(ref, _values, copy=copy, meta=meta)
+            complete = getattr(archive.extra, "complete", None)
+            if complete is not None and ref == archive.root:
+                complete(archive, obj)  # with what is no tensor, and stands beside them
+            if trainable is not False:
+                _apply_flags(archive, obj, path, trainable)
+    except BaseException:
+        archive.close()  # whoever keeps the traceback keeps what it refers to
+        raise
     if archive.end and hasattr(f, "read"):
         _go_behind(f, archive.end)
     if copy:

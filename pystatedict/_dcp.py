@@ -34,7 +34,7 @@ from pystatedict._fileset import (
     require_files,
     tell_danger,
 )
-from pystatedict._printable import counted, listed
+from pystatedict._printable import counted, listed, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     Box = tuple[Numbers, Numbers]  # offsets, sizes
 
 _SHARDING = "DCP_SHARDING_INFO"  # the key of __metadata__ that tells where boxes lie
+_OPEN_MOST = 128  # files held open at a time, where nothing is mapped
 _AXES_MOST = 6  # along which one tensor is cut; its boxes have 2 to that many corners
 
 #: Names that such a metadata is made of; they stand in no data, so they ask for nothing.
@@ -114,18 +115,18 @@ def _bad(why: str, key: str | None = None) -> CorruptError:
     )
 
 
-def _state(obj: Any, *names: str) -> dict[str, Any]:
-    """The attributes of an object of one of these classes."""
+def _state(obj: Any, name: str) -> dict[str, Any]:
+    """The attributes of an object of this class."""
     from pystatedict._opaque import Opaque
 
     known = isinstance(obj, Opaque) and str(obj.module).startswith("torch.distributed.")
-    if not known or obj.name not in names:
-        raise _bad(f"holds something else where a {names[0]} must be")
+    if not known or obj.name != name:
+        raise _bad(f"holds something else where a {name} must be")
     state = obj.state
     if state is None:
         return {}
     if not isinstance(state, dict):
-        raise _bad(f"holds a {names[0]} without attributes")
+        raise _bad(f"holds a {name} without attributes")
     return state
 
 
@@ -154,8 +155,9 @@ def _properties(obj: Any) -> tuple[str, bool]:
         dtype, flag = state.get("dtype"), state.get("requires_grad")
     else:
         raise _bad("holds a tensor without properties")
-    name = str(dtype).removeprefix("torch.")
-    if not isinstance(dtype, Dtype) or name not in _core.DTYPES:
+    # What is no Dtype may be a nest whose text has no end.
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, Dtype) else ""
+    if name not in _core.DTYPES:
         raise _bad("holds a tensor of a dtype that torch has not")
     return name, flag is True
 
@@ -164,7 +166,7 @@ def _read_metadata(path: str, limits: Limits) -> _Contents:
     """Of one ``.metadata`` file."""
     from pystatedict import _values
 
-    source, _ = open_source(path)
+    source, _ = open_source(path, "copy")  # it is read whole
     contents = _Contents(memoryview(source).nbytes)
     archive = None
     try:
@@ -228,10 +230,12 @@ def _place(storage: Any, contents: _Contents) -> None:
             raise _bad("places bytes without a name")
         if type(start) is not int or type(length) is not int or start < 0 or length < 0:
             raise _bad("places bytes at something that is no number", name)
-        if place.get("transform_descriptors"):
+        told = place.get("transform_descriptors")
+        if told:
+            steps = [step for step in told if type(step) is str] if type(told) is list else []
             raise UnsupportedError(
-                f"the bytes of {name!r} were transformed when they were written, as"
-                f" {str(place['transform_descriptors'])[:80]} says",
+                f"the bytes of {name!r} were transformed when they were written"
+                f" ({printable(', '.join(steps), 80) or 'it does not say how'})",
                 code="dcp-transform",
                 hint="where torch is installed, load it and save it again without extensions",
             )
@@ -700,6 +704,9 @@ class Distributed(FileSet):
 
     def _source(self, file: str) -> Source:
         if file not in self._sources:
+            if len(self._sources) >= _OPEN_MOST and self._how.access == "read":
+                self._sources.clear()
+                self._named.clear()
             path = os.path.join(self.path or "", file)
             source, _ = open_source(path, self._how.access)
             if stamp_of(path) != self._stamps[file]:

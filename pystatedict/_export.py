@@ -163,8 +163,8 @@ class _Table:
         kind, layout = meta.part("dtype").value, meta.part("layout").value
         if layout != _STRIDED or type(kind) is not int or kind not in _DTYPES:
             raise UnsupportedError(
-                f"a tensor of dtype {kind!r} and layout {layout!r}, by the numbers of the"
-                " serialized schema",
+                f"a tensor of dtype {_shown(kind)} and layout {_shown(layout)}, by the numbers of"
+                " the serialized schema",
                 code="tensor-layout",
                 key=name,
                 hint="load the program with torch.export.load, and save its state_dict",
@@ -192,6 +192,10 @@ class _Table:
             # Of big-endian bytes the archive's own record tells.
             self.storages.append((key, index, size, True, False, 0, device))
         return self._numbers[key]
+
+
+def _shown(told: object) -> str:
+    return printable(repr(told), 40) if isinstance(told, (int, str)) else "unknown"
 
 
 def _number(told: Told) -> int:

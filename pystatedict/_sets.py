@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 
-from pystatedict._errors import NotACheckpointError
+from pystatedict._errors import NotACheckpointError, UnsafePickleError
 from pystatedict._printable import listed
 
 TYPE_CHECKING = False
@@ -61,7 +61,11 @@ def find(folder: str) -> Found | None:
             return _only("index", folder, found)
     if is_deepspeed(names):
         return Found("deepspeed", folder, names)
-    tagged = tagged_folder(folder)
+    outside = None
+    try:
+        tagged = tagged_folder(folder)
+    except UnsafePickleError as error:  # of a file `latest` that may be somebody else's
+        tagged, outside = None, error
     if tagged is not None:
         inside = sorted(os.listdir(tagged))
         if is_deepspeed(inside):
@@ -69,7 +73,10 @@ def find(folder: str) -> Found | None:
     shards = list(filter(_SHARD.fullmatch, names))
     if shards:
         return Found("dcp-safetensors", folder, shards)
-    return _by_suffix(folder, names)
+    alone = _by_suffix(folder, names)
+    if alone is None and outside is not None:
+        raise outside
+    return alone
 
 
 def _named(folder: str) -> str:
@@ -82,10 +89,11 @@ def _by_suffix(folder: str, names: list[str]) -> Found | None:
     found = [name for name in names if name.endswith(_CHECKPOINT)]
     parts = [(name, part) for name in found if (part := _PART.fullmatch(name))]
     stems = {(part[1], part[3], part[4]) for _, part in parts}
-    if len(stems) == 1 and len(parts) == len(found):
+    if len(stems) == 1:
         stem, last, ending = stems.pop()
         wanted = [f"{stem}-{n:05}-of-{last}{ending}" for n in range(1, int(last) + 1)]
-        return Found("parts", folder, wanted)
+        if set(found) <= set(wanted):
+            return Found("parts", folder, wanted)
     return _only("file", folder, found) if found else None
 
 

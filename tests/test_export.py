@@ -180,6 +180,26 @@ def test_what_is_not_read_is_named() -> None:
         psd.load(one(), root="constants")
 
 
+def test_lists_in_the_place_of_numbers_are_not_shown() -> None:
+    for layout in (["x" * 100_000], {"x": "y" * 100_000}, "y" * 100_000):
+        with pytest.raises(psd.UnsupportedError) as raised:
+            psd.load(told(layout=layout))
+        assert len(str(raised.value)) < 500
+
+
+def test_a_text_that_inflates_to_very_much() -> None:
+    """Honest ones pack to a fortieth, and what is read of a text is larger than its bytes."""
+    for count, refused in ((3_000_000, True), (2_000_000, False)):
+        file = io.BytesIO(program("[" + "[]," * count + "[]]"))
+        packed = io.BytesIO()
+        with zipfile.ZipFile(file) as read, zipfile.ZipFile(packed, "w", 8) as out:
+            for name in read.namelist():
+                out.writestr(name, read.read(name))
+        with pytest.raises(psd.LimitError if refused else psd.CorruptError) as raised:
+            psd.load(packed.getvalue())
+        assert refused == ("larger than the limit" in str(raised.value))
+
+
 def test_compiled_programs_are_named() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as out:

@@ -108,6 +108,8 @@ def test_arrays_that_are_no_tensors_keep_their_places() -> None:
     assert [name for name, _ in psd.items(file)] == list("abcd")
     assert list(psd.open(file)) == ["b", "d"]
     assert list(psd.load(file, "meta")) == list("abcd")
+    told = psd.load(file, "meta")
+    assert {type(told[name]) for name in told} == {psd.TensorInfo, np.ndarray}
     kit.same_array(FLOATS, psd.load(file, root="b"))
     assert type(psd.load(npz({"a": np.array(["x"])}))) is psd.StateDict
 

@@ -528,6 +528,15 @@ def test_parts_whose_index_is_lost(shards: pathlib.Path) -> None:
     assert error.key == "model-00002-of-00002.bin"
 
 
+@pytest.mark.parametrize("name", ["x-00000-of-00000.bin", "x-00003-of-00002.bin"])
+def test_numbers_that_count_nothing(tmp_path: pathlib.Path, name: str) -> None:
+    """The one checkpoint there is, however it is called."""
+    psd.save({"w": W}, tmp_path / name)
+    kit.same_array(W, psd.load(tmp_path)["w"])
+    psd.save({"w": W}, tmp_path / "x-00001-of-00002.bin")
+    refused(tmp_path, psd.NotACheckpointError, "directory")
+
+
 @pytest.mark.parametrize("command", ["ls", "tree", "stat"])
 def test_the_command_line(
     shards: pathlib.Path, command: str, capsys: pytest.CaptureFixture[str]
@@ -1138,6 +1147,57 @@ def test_transformed_pieces_are_named(tmp_path: pathlib.Path) -> None:
     assert "stream.zstd" in str(refused(folder, psd.UnsupportedError, "dcp-transform"))
 
 
+# A tuple of two of the same, sixty times over: its text has no end.
+DOUBLED = kit.text("x") + b"q\x000" + b"".join(
+    b"h%c" % n + b"h%c" % n + b"\x86q%c" % (n + 1) + b"0" for n in range(60)
+) + b"h\x3c"  # fmt: skip
+DEEP = b"]" * 100_000 + b"a" * 99_999
+
+
+@pytest.mark.parametrize("nest", [DOUBLED, DEEP], ids=["doubled", "deep"])
+def test_nests_in_the_place_of_texts(tmp_path: pathlib.Path, nest: bytes) -> None:
+    told = refused(one(tmp_path / "d", more=nest), psd.UnsupportedError, "dcp-transform")
+    assert len(str(told)) < 1000
+    properties = made("TensorProperties", kit.dict_of({"dtype": nest}))
+    entry = made("TensorStorageMetadata", attributes(properties=properties))
+    (tmp_path / ".metadata").write_bytes(metadata({"w": entry}, []))
+    refused(tmp_path, psd.CorruptError, "dcp-metadata")
+
+
+def test_a_metadata_that_is_shortened_while_it_is_read(tmp_path: pathlib.Path) -> None:
+    """It is read before it is looked into: a map of it would end the process by SIGBUS."""
+    write_distributed(tmp_path, {f"tensor {i}": cut(W[:1]) for i in range(300)})
+    assert (tmp_path / ".metadata").stat().st_size > 1 << 16
+    code = (
+        "import os, sys, pystatedict as psd\n"
+        "from pystatedict import _core\n"
+        "opened = _core.open_archive\n"
+        "def late(*arguments, **keywords):\n"
+        "    os.truncate(sys.argv[1] + '/.metadata', 100)\n"
+        "    return opened(*arguments, **keywords)\n"
+        "_core.open_archive = late\n"
+        "print(len(psd.open(sys.argv[1])))\n"
+    )
+    done = run.python("-c", code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "300\n"), done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are counted")
+def test_verifying_more_files_than_may_be_open(tmp_path: pathlib.Path) -> None:
+    import resource
+
+    pieces = {f"w{i}": cut(W + i) for i in range(400)}
+    write_distributed(tmp_path, pieces, files=400)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 220 if soft == resource.RLIM_INFINITY else min(soft, 220)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        report = psd.verify(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert report and len(report.damaged) == 0, report.problems
+
+
 ODD: dict[str, bytes] = {
     "a list": kit.program(b"]"),
     "another class": kit.program(made("Metadata", kit.dict_of({}), "somebody.else")),
@@ -1455,6 +1515,12 @@ def test_a_tag_that_leads_out(tmp_path: pathlib.Path, tag: str) -> None:
     folder.mkdir()
     (folder / "latest").write_text(tag)
     refused(folder, psd.UnsafePickleError, "path-escape")
+
+
+def test_a_file_that_is_only_called_like_a_tag(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "latest").write_text("/runs/7/weights.pth")
+    psd.save({"w": W}, tmp_path / "weights.pth")
+    kit.same_array(W, psd.load(tmp_path)["w"])
 
 
 @pytest.mark.parametrize("tag", ["", "gone", "x" * 300, "a\nb"])
