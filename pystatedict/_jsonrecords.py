@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from pystatedict._core import Archive
+    from pystatedict._opened import Archive
 
 #: Bytes of one text.  A program of torch.export takes some hundred for an operation.
 MOST = 1 << 28

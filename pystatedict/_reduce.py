@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from pystatedict import _reducenumpy
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import as_ndarray, compact, torch_dtype
 from pystatedict._errors import UnsupportedError
@@ -21,6 +20,8 @@ from pystatedict._globals import spelled
 from pystatedict._keys import TensorKey, is_array
 from pystatedict._marks import MARKS, NDARRAY, PARAMETER, REQUIRES_GRAD, bits_of, mark, mark_of
 from pystatedict._opaque import Opaque, Own
+from pystatedict._reducenumpy import Call, call
+from pystatedict._reducenumpy import reduce as reduce_numpy
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import (
     NestedTensor,
@@ -31,12 +32,6 @@ from pystatedict._tensorkinds import (
 )
 from pystatedict._torchtypes import Device, Dtype, Layout, Size, TorchName
 from pystatedict._values import PLAIN_TYPES
-
-Call = tuple[str, "str | None", Any, tuple[Any, ...], Any, Any, Any, Any]
-
-
-def _call(module: str, name: str, *args: Any, items: Any = None, state: Any = None) -> Call:
-    return ("reduce", module, name, args, None, items, None, state)
 
 
 def _new(module: str, name: str, *args: Any, state: Any = None) -> Call:
@@ -98,7 +93,7 @@ class Reducer:
             return self._state_dict(obj)
         if isinstance(obj, Own):
             where = (str(obj.module), str(obj.name))
-            return where if obj.args is None else _call(*where, *obj.args)
+            return where if obj.args is None else call(*where, *obj.args)
         if isinstance(obj, Opaque):
             return self._opaque(obj)
         if isinstance(obj, TensorKey):
@@ -113,7 +108,7 @@ class Reducer:
             return _builtin("Ellipsis" if obj is Ellipsis else "NotImplemented")
         if type(obj).__module__.split(".")[0] in ("numpy", "ml_dtypes") or is_array(obj):
             # Before float, complex and str, which some scalars are, too.
-            return _reducenumpy.reduce(obj)
+            return reduce_numpy(obj)
         for kind in type(obj).__mro__:
             writer = _WRITERS.get(f"{kind.__module__}.{kind.__qualname__}")
             if writer is not None:
@@ -129,7 +124,7 @@ class Reducer:
         attributes = dict(obj.attributes)
         if obj.metadata is not None:
             attributes["_metadata"] = obj.metadata
-        return _call("collections", "OrderedDict", items=dict(obj), state=attributes or None)
+        return call("collections", "OrderedDict", items=dict(obj), state=attributes or None)
 
     def _opaque(self, obj: Opaque) -> Any:
         if not self.opaque and not _is_known_to_torch(obj):
@@ -142,7 +137,7 @@ class Reducer:
             named = self._named(module, str(name))
             module, name = named if isinstance(named, tuple) else (None, named)
         if obj.form == "global":
-            return (module, name) if module is not None else _call(*_GETATTR, *name.args)
+            return (module, name) if module is not None else call(*_GETATTR, *name.args)
         if not isinstance(obj.args, tuple):
             raise TypeError(f"the arguments of an opaque {obj.qualified_name} are no tuple")
         if module is None and not callable(name) and not isinstance(name, Opaque):
@@ -215,7 +210,7 @@ class Reducer:
             return made
         inner = Own(made[1], made[2], made[3])
         flag = bool(bits & REQUIRES_GRAD)
-        return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
+        return call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
 
     def _channels(self, obj: QuantizedTensor) -> tuple[Any, Any]:
         """Scales and zero points; those that torch would convert before their bytes are read."""
@@ -287,14 +282,14 @@ def _sparse(obj: SparseTensor) -> Call:
         # Whether it is coalesced is told since torch 2.1; older ones read three parts only.
         told = () if obj.coalesced is None else (obj.coalesced,)
         parts = (obj.indices, obj.values, Size(obj.shape), *told)
-    return _call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
+    return call("torch._utils", "_rebuild_sparse_tensor", layout, parts)
 
 
 def _nested(obj: NestedTensor, bits: int) -> Call:
     parts = obj.parts
     if obj.layout == "nested":
         names = ("buffer", "sizes", "strides", "offsets")
-        return _call("torch._utils", "_rebuild_nested_tensor", *(parts[name] for name in names))
+        return call("torch._utils", "_rebuild_nested_tensor", *(parts[name] for name in names))
     where = "torch.nested._internal.nested_tensor"
     told: dict[str, Any] = {
         "values": parts["values"],
@@ -312,7 +307,7 @@ def _nested(obj: NestedTensor, bits: int) -> Call:
         "_metadata_cache": {},
     }
     function, kind = Own(where, "_rebuild_njt"), Own(where, "NestedTensor")
-    return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, (told,), state)
+    return call("torch._tensor", "_rebuild_from_type_v2", function, kind, (told,), state)
 
 
 def _subclass(obj: TensorSubclass, bits: int) -> Call:
@@ -321,15 +316,15 @@ def _subclass(obj: TensorSubclass, bits: int) -> Call:
     args = (kind, Dtype(f"torch.{obj.dtype}"), obj.shape, obj.stride, 0, Layout("torch.strided"),
             Device("cpu"), bool(bits & REQUIRES_GRAD))  # fmt: skip
     function = Own("torch._utils", "_rebuild_wrapper_subclass")
-    return _call("torch._tensor", "_rebuild_from_type_v2", function, kind, args, obj.state)
+    return call("torch._tensor", "_rebuild_from_type_v2", function, kind, args, obj.state)
 
 
 def _torch_name(obj: TorchName) -> Any:
     if isinstance(obj, Device):
         kind, _, index = str(obj).partition(":")
-        return _call("torch", "device", kind, *([int(index)] if index.isdigit() else []))
+        return call("torch", "device", kind, *([int(index)] if index.isdigit() else []))
     if isinstance(obj, Layout):
-        return _call("torch.serialization", "_get_layout", str(obj))
+        return call("torch.serialization", "_get_layout", str(obj))
     module, _, name = str(obj).rpartition(".")
     return (module, name)
 
@@ -339,9 +334,9 @@ def _meta(info: TensorInfo, bits: int) -> Any:
     function = "_rebuild_meta_tensor_no_storage"
     dtype, flag = Dtype(f"torch.{info.dtype}"), bool(bits & REQUIRES_GRAD)
     if not bits & PARAMETER:
-        return _call("torch._utils", function, dtype, info.shape, info.stride, flag)
+        return call("torch._utils", function, dtype, info.shape, info.stride, flag)
     inner = Own("torch._utils", function, (dtype, info.shape, info.stride, False))
-    return _call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
+    return call("torch._utils", "_rebuild_parameter", inner, flag, OrderedDict())
 
 
 # ------------------------------------------------------------------ the standard library
@@ -367,7 +362,7 @@ def _of_datetime(name: str) -> Any:
         # another.
         parts = kind.__reduce_ex__(obj, 4)[1] if name != "date" else kind.__reduce__(obj)[1]
         _as_standard(obj, kind(*parts))
-        return _call("datetime", name, *parts)
+        return call("datetime", name, *parts)
 
     return write
 
@@ -377,11 +372,11 @@ def _timedelta(obj: Any) -> Call:
 
     parts = (obj.days, obj.seconds, obj.microseconds)
     _as_standard(obj, datetime.timedelta(*parts))
-    return _call("datetime", "timedelta", *parts)
+    return call("datetime", "timedelta", *parts)
 
 
 def _timezone(obj: Any) -> Call:
-    return _call("datetime", "timezone", *obj.__getinitargs__())
+    return call("datetime", "timezone", *obj.__getinitargs__())
 
 
 def _zone(obj: Any) -> Any:
@@ -395,13 +390,13 @@ def _zone(obj: Any) -> Any:
 def _path(obj: Any) -> Call:
     standard = next(k for k in type(obj).__mro__ if k.__module__.partition(".")[0] == "pathlib")
     _as_standard(obj, standard(*obj.parts))
-    return _call("pathlib", standard.__name__, *obj.parts)
+    return call("pathlib", standard.__name__, *obj.parts)
 
 
 def _decimal(obj: Any) -> Call:
     import decimal
 
-    return _call("decimal", "Decimal", decimal.Decimal.__str__(obj))
+    return call("decimal", "Decimal", decimal.Decimal.__str__(obj))
 
 
 def _uuid(obj: Any) -> Call:
@@ -411,12 +406,12 @@ def _uuid(obj: Any) -> Call:
 
 
 def _counter(obj: Any) -> Any:
-    return _call("collections", "Counter", dict(obj))
+    return call("collections", "Counter", dict(obj))
 
 
 def _defaultdict(obj: Any) -> Any:
     factory = obj.default_factory
-    return _call("collections", "defaultdict", *([] if factory is None else [factory]),
+    return call("collections", "defaultdict", *([] if factory is None else [factory]),
                  items=dict(obj))  # fmt: skip
 
 
@@ -428,12 +423,12 @@ def _deque(obj: Any) -> Any:
 # Looked up by name, so that nothing is imported to compare with.
 _WRITERS: dict[str, Any] = {
     "pystatedict._dcp.ChunkedInfo": lambda o: [o.numpy()],
-    "pystatedict._torchtypes.Size": lambda o: _call("torch", "Size", tuple(o)),
+    "pystatedict._torchtypes.Size": lambda o: call("torch", "Size", tuple(o)),
     "pystatedict._torchtypes.TorchName": _torch_name,
-    "builtins.complex": lambda o: _call("__builtin__", "complex", o.real, o.imag),
-    "builtins.slice": lambda o: _call("__builtin__", "slice", o.start, o.stop, o.step),
-    "builtins.range": lambda o: _call("__builtin__", "xrange", o.start, o.stop, o.step),
-    "collections.OrderedDict": lambda o: _call("collections", "OrderedDict", items=o),
+    "builtins.complex": lambda o: call("__builtin__", "complex", o.real, o.imag),
+    "builtins.slice": lambda o: call("__builtin__", "slice", o.start, o.stop, o.step),
+    "builtins.range": lambda o: call("__builtin__", "xrange", o.start, o.stop, o.step),
+    "collections.OrderedDict": lambda o: call("collections", "OrderedDict", items=o),
     "collections.Counter": _counter,
     "collections.defaultdict": _defaultdict,
     "collections.deque": _deque,
@@ -445,11 +440,11 @@ _WRITERS: dict[str, Any] = {
     "zoneinfo.ZoneInfo": _zone,
     "decimal.Decimal": _decimal,
     # As integers: Python spells none of more than some thousand digits.
-    "fractions.Fraction": lambda o: _call("fractions", "Fraction", int(o.numerator),
+    "fractions.Fraction": lambda o: call("fractions", "Fraction", int(o.numerator),
                                           int(o.denominator)),
     "uuid.UUID": _uuid,
     "argparse.Namespace": lambda o: _new("argparse", "Namespace", state=dict(vars(o))),
-    "types.SimpleNamespace": lambda o: _call("types", "SimpleNamespace", state=dict(vars(o))),
+    "types.SimpleNamespace": lambda o: call("types", "SimpleNamespace", state=dict(vars(o))),
     "pathlib.PurePath": _path,
     "pathlib._local.PurePath": _path,
     # By the base's own methods: an Enum of str, say, has another text than its value.

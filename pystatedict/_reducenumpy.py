@@ -27,8 +27,8 @@ _SUBCLASSES = {
 }
 
 
-def _call(module: str, name: str, *args: Any, state: Any = None) -> Call:
-    return ("reduce", module, name, args, None, None, None, state)
+def call(module: str, name: str, *args: Any, items: Any = None, state: Any = None) -> Call:
+    return ("reduce", module, name, args, None, items, None, state)
 
 
 def reduce(obj: Any) -> Call:
@@ -42,7 +42,7 @@ def reduce(obj: Any) -> Call:
         return _masked(obj)
     if isinstance(obj, np.ndarray):
         kind = Own(*_class_of(obj))
-        return _call(_MULTIARRAY, "_reconstruct", kind, (0,), b"b", state=_state(obj))
+        return call(_MULTIARRAY, "_reconstruct", kind, (0,), b"b", state=_state(obj))
     if isinstance(obj, np.generic):
         return _scalar(obj)
     raise TypeError(f"cannot save a {type(obj).__name__} of NumPy")
@@ -60,7 +60,7 @@ def _scalar(obj: Any) -> Call:
 
     array = np.asarray(obj)
     content = array if array.dtype.hasobject else _settled(array)
-    return _call(_MULTIARRAY, "scalar", array.dtype, content)
+    return call(_MULTIARRAY, "scalar", array.dtype, content)
 
 
 def _settled(array: Any) -> bytes:
@@ -130,7 +130,7 @@ def _masked(array: Any) -> Call:
     filling = None if filling is None else _no_tensor(np.asarray(filling))
     kind, base = Own("numpy.ma.core", "MaskedArray"), Own("numpy", "ndarray")
     state = (*state, mask, filling)
-    return _call("numpy.ma.core", "_mareconstruct", kind, base, (0,), "b", state=state)
+    return call("numpy.ma.core", "_mareconstruct", kind, base, (0,), "b", state=state)
 
 
 # ------------------------------------------------------------------ dtypes
@@ -138,11 +138,11 @@ def _masked(array: Any) -> Call:
 
 def _dtype(dtype: Any) -> Call:
     if dtype.type.__module__ == "ml_dtypes":
-        return _call("numpy", "dtype", Own("ml_dtypes", dtype.name), False, True)
+        return call("numpy", "dtype", Own("ml_dtypes", dtype.name), False, True)
     if dtype.kind == "T":
         missing = (dtype.na_object,) if hasattr(dtype, "na_object") else ()
         function = "_convert_to_stringdtype_kwargs"
-        return _call("numpy._core._internal", function, int(dtype.coerce), *missing)
+        return call("numpy._core._internal", function, int(dtype.coerce), *missing)
     if dtype.type.__module__ != "numpy" and dtype.type.__name__ != "record":
         raise TypeError(f"cannot save a dtype of {dtype.type.__module__}: {dtype}")
     spec, state = _spec_and_state(dtype)
@@ -151,7 +151,7 @@ def _dtype(dtype: Any) -> Call:
         state = (4, *state[1:], (metadata or {}, _unit_of(dtype)))
     elif metadata is not None:
         state = (4, *state[1:], metadata)
-    return _call("numpy", "dtype", spec, False, True, state=state)
+    return call("numpy", "dtype", spec, False, True, state=state)
 
 
 def _spec_and_state(dtype: Any) -> tuple[Any, tuple[Any, ...]]:

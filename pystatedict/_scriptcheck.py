@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pystatedict import _core
 from pystatedict._errors import LimitError, UnsafePickleError
 from pystatedict._globals import verdict, words
+from pystatedict._jsonrecords import Records
 from pystatedict._scriptcode import TEXTS_MOST, ScriptCode, is_packaged, unescaped
 
 TYPE_CHECKING = False
@@ -68,7 +69,8 @@ def check_script(archive: Archive) -> None:
             value=code.size,
             hint='load(f, dangerous="opaque") reads its tensors and runs nothing',
         )
-    if code.empty and not _has(archive, "model.json"):
+    records = Records(archive, archive.prefix)
+    if code.empty and "model.json" not in records.index:
         raise UnsafePickleError(
             "constants.pkl sends torch.load to the reader of TorchScript, and the archive has"
             " no source texts: it is no script",
@@ -77,7 +79,7 @@ def check_script(archive: Archive) -> None:
         )
     beside = archive.record.removesuffix("data.pkl") if is_packaged(archive) else ""
     for record in ("constants.pkl", "attributes.pkl"):
-        _check_pickle(archive, beside + record)
+        _check_pickle(records, beside + record)
     named = sorted(set(_reached_dangers(code)))
     if named:
         raise UnsafePickleError(
@@ -88,22 +90,10 @@ def check_script(archive: Archive) -> None:
         )
 
 
-def _index(archive: Archive, record: str) -> int:
-    wanted = archive.prefix + record
-    for index, (name, *_) in enumerate(archive.records()):
-        if name == wanted:
-            return index
-    return -1
-
-
-def _has(archive: Archive, record: str) -> bool:
-    return _index(archive, record) >= 0
-
-
-def _check_pickle(archive: Archive, record: str) -> None:
+def _check_pickle(records: Records, record: str) -> None:
     """What torch.jit.save writes there is plain, or an object of the script's classes."""
-    index = _index(archive, record)
-    if index < 0:
+    archive, index = records.archive, records.index.get(record)
+    if index is None:
         return
     named, _, _, error, *_ = _core.scan_pickle(archive.read(index))
     if error is not None:
