@@ -110,31 +110,6 @@ sweep_reads(psd_span file, psd_open_mode mode)
     CHECK(n > 1);
 }
 
-/* A source that gives other bytes each time. */
-typedef struct {
-    psd_span file;
-    uint32_t state;
-    unsigned spared; /* readings that are still honest */
-} liar;
-
-static inline bool
-read_lies(void *ctx, uint64_t offset, size_t size, uint8_t *into)
-{
-    liar *l = ctx;
-    memcpy(into, l->file.data + offset, size);
-    if (l->spared > 0) {
-        l->spared--;
-        return true;
-    }
-    for (size_t i = 0; i < size; i++) {
-        l->state = l->state * 1664525u + 1013904223u;
-        if (l->state >> 28 == 0) {
-            into[i] ^= (uint8_t)(l->state >> 16);
-        }
-    }
-    return true;
-}
-
 static inline void
 sweep_lies(psd_span file, psd_open_mode mode)
 {

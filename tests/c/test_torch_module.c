@@ -608,18 +608,10 @@ static void
 test_every_failing_page(void)
 {
     const psd_span program = PSD_LITERAL("(" SOME SIMPLE "t.");
-    psd_limits limits = psd_default_limits();
     unsigned failed = 0;
     for (unsigned trial = 0; trial < 12 * 512; trial++) {
         modelling m;
-        run_with(&m.r, program, &limits, 0);
-        psd_model_init(&m.model, check_alloc(&m.r.heap), key);
-        CHECK(psd_arena_take(&m.r.arena, trial / 12 * 8) != NULL);
-        m.r.heap.fail_at = m.r.heap.requests + 1 + trial % 12;
-        psd_torch_source source = {.dialect = PSD_DIALECT_ZIP, .base = BASE};
-        m.status = psd_torch_read(&m.r.pool, m.r.pickle.root, &source, &limits,
-                                  &m.model, &m.r.err);
-        CHECK(m.status == PSD_OK || m.status == PSD_NO_MEMORY);
+        model_at_page(&m, program, trial / 12, trial % 12 + 1);
         CHECK(m.status != PSD_OK || m.model.modules[0].state_dict != 0);
         failed += m.status != PSD_OK;
         finish_model(&m);

@@ -107,25 +107,14 @@ check_every_failing_request(psd_span program)
     CHECK(n > 3);
 }
 
-/*
- * The arena's pages are large: fill one so far that each taking of the torch pass is
- * once the first of a new page, which the host then refuses.
- */
+/* A request of the torch pass fails at each place of a page of the arena. */
 static inline void
 check_every_failing_page(psd_span program)
 {
-    psd_limits limits = psd_default_limits();
     unsigned failed = 0;
     for (unsigned trial = 0; trial < 8 * 512; trial++) {
         modelling m;
-        run_with(&m.r, program, &limits, 0);
-        psd_model_init(&m.model, check_alloc(&m.r.heap), key);
-        CHECK(psd_arena_take(&m.r.arena, trial / 8 * 8) != NULL);
-        m.r.heap.fail_at = m.r.heap.requests + 1 + trial % 8;
-        psd_torch_source source = {.dialect = PSD_DIALECT_ZIP, .base = BASE};
-        m.status = psd_torch_read(&m.r.pool, m.r.pickle.root, &source, &limits,
-                                  &m.model, &m.r.err);
-        CHECK(m.status == PSD_OK || m.status == PSD_NO_MEMORY);
+        model_at_page(&m, program, trial / 8, trial % 8 + 1);
         failed += m.status != PSD_OK;
         finish_model(&m);
     }

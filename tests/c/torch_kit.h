@@ -94,4 +94,22 @@ without_caret(psd_span program, uint8_t *room, uint64_t *at)
     return (psd_span){room, size};
 }
 
+/*
+ * The arena's pages are large: fill one so far that a taking of the torch pass is the
+ * first of a new page, and let the host refuse a request of it, the `request`th.
+ */
+static inline void
+model_at_page(modelling *m, psd_span program, unsigned words, unsigned request)
+{
+    psd_limits limits = psd_default_limits();
+    run_with(&m->r, program, &limits, 0);
+    psd_model_init(&m->model, check_alloc(&m->r.heap), key);
+    CHECK(psd_arena_take(&m->r.arena, (size_t)words * 8) != NULL);
+    m->r.heap.fail_at = m->r.heap.requests + request;
+    psd_torch_source source = {.dialect = PSD_DIALECT_ZIP, .base = BASE};
+    m->status = psd_torch_read(&m->r.pool, m->r.pickle.root, &source, &limits,
+                               &m->model, &m->r.err);
+    CHECK(m->status == PSD_OK || m->status == PSD_NO_MEMORY);
+}
+
 #endif
