@@ -2,8 +2,9 @@
 """Run the fuzz targets under libFuzzer: python fuzz/run.py [options] [TARGET]...
 
 Builds every target with clang, runs it for some seconds of CPU over a corpus that is kept,
-makes the corpus small, and prints a table: executions, features, how much of the core is
-covered by the corpus, and what was found.  Exits 1 if anything was found.
+makes the corpus small, and prints a table: seconds, executions, features, how much of the
+core is covered by the corpus, and what was found.  Exits 1 if anything was found.  A run
+that was cut short goes on where it was: what earlier ones took counts.
 
     apt-get install clang libclang-rt-14-dev llvm-14
     python fuzz/run.py --seconds 3600 --work ~/fuzzing
@@ -16,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,9 @@ TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in FUZZ.glob("fuzz_*.c
 
 FLAGS = ["-std=c11", "-O1", "-g", f"-I{CORE}"]
 CHECKED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+#: Seconds after which a run is noted, so that it may be cut short.
+TURN = 300
+
 COUNTED = ["-fprofile-instr-generate", "-fcoverage-mapping"]
 
 
@@ -63,24 +68,50 @@ def build(work: pathlib.Path, targets: list[str]) -> None:
             call(clang, *FLAGS, *core, *main, source, *made, "-o", objects / f"fuzz_{target}")
 
 
-def fuzz(work: pathlib.Path, target: str, seconds: int) -> dict[str, object]:
-    """Run a target, then keep the smallest corpus that reaches as much."""
-    program = work / "find" / f"fuzz_{target}"
+def spent() -> float:
+    """Seconds of CPU of all children that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def turn(work: pathlib.Path, target: str, seconds: int) -> tuple[int, int]:
+    """Run a target for some seconds of the clock: (executions, features)."""
     corpus, found = work / "corpus" / target, work / "found"
-    for folder in (corpus, found):
-        folder.mkdir(parents=True, exist_ok=True)
     words = FUZZ / f"{target}.dict"
     words = words if words.exists() else FUZZ / "pickle.dict"
     command = [
-        program, f"-max_total_time={seconds}", "-max_len=16384", "-timeout=20",
-        "-rss_limit_mb=4096", f"-dict={words}", f"-artifact_prefix={found}/{target}-",
-        "-print_final_stats=1", corpus, work / "seeds" / target,
+        work / "find" / f"fuzz_{target}", f"-max_total_time={seconds}", "-max_len=16384",
+        "-timeout=20", "-rss_limit_mb=4096", f"-dict={words}",
+        f"-artifact_prefix={found}/{target}-", "-print_final_stats=1", corpus,
+        work / "seeds" / target,
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, errors="replace")
     (work / f"{target}.log").write_text(done.stderr, encoding="utf-8")
     executions = re.findall(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
     features = re.findall(r"\bft: (\d+)", done.stderr)
-    small = work / "small" / target
+    return int(executions[-1]) if executions else 0, int(features[-1]) if features else 0
+
+
+def fuzz(work: pathlib.Path, target: str, seconds: int) -> dict[str, object]:
+    """Run a target until it took its seconds, then keep the smallest corpus that reaches as
+    much.
+    """
+    corpus, found = work / "corpus" / target, work / "found"
+    for folder in (corpus, found):
+        folder.mkdir(parents=True, exist_ok=True)
+    kept = work / "totals" / f"{target}.json"
+    kept.parent.mkdir(exist_ok=True)
+    total = {"seconds": 0.0, "executions": 0, "features": 0}
+    if kept.exists():
+        total = json.loads(kept.read_text(encoding="utf-8"))
+    while (left := seconds - total["seconds"]) > 0 and not any(found.glob(f"{target}-*")):
+        before = spent()
+        executions, features = turn(work, target, min(int(left) + 1, TURN))
+        total["seconds"] += spent() - before
+        total["executions"] += executions
+        total["features"] = max(total["features"], features)
+        kept.write_text(json.dumps(total), encoding="utf-8")
+    program, small = work / "find" / f"fuzz_{target}", work / "small" / target
     shutil.rmtree(small, ignore_errors=True)
     small.mkdir(parents=True)
     subprocess.run(
@@ -91,8 +122,7 @@ def fuzz(work: pathlib.Path, target: str, seconds: int) -> dict[str, object]:
         shutil.rmtree(corpus)
         small.rename(corpus)
     return {
-        "executions": int(executions[-1]) if executions else 0,
-        "features": int(features[-1]) if features else 0,
+        **total,
         "inputs": sum(1 for _ in corpus.iterdir()),
         "found": sorted(path.name for path in found.glob(f"{target}-*")),
     }
@@ -126,7 +156,7 @@ def covered(work: pathlib.Path, targets: list[str], raw: list[pathlib.Path]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=180, help="of each target (180)")
+    parser.add_argument("--seconds", type=int, default=180, help="of CPU, of each target (180)")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("fuzzing"),
                         help="where the corpus is kept (./fuzzing)")  # fmt: skip
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
@@ -138,20 +168,24 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     call(sys.executable, FUZZ / "seeds.py", work / "seeds")
     build(work, targets)
-    print("| target | executions | features | corpus | lines / branches of the core, % | found |")
-    print("|---|---|---|---|---|---|")
-    raw, found = [], []
+    print(
+        "| target | seconds | executions | features | corpus | lines / branches of the core, % "
+        "| found |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    raw: list[pathlib.Path] = []
+    found: list[str] = []
     for target in targets:
         told = fuzz(work, target, options.seconds)
         raw.append(profile(work, target))
         found += told["found"]  # type: ignore[operator]
         share = covered(work, [target], raw[-1:])
         print(
-            f"| {target} | {told['executions']:,} | {told['features']:,} | {told['inputs']:,} "
-            f"| {share} | {len(told['found'])} |",  # type: ignore[arg-type]
+            f"| {target} | {told['seconds']:,.0f} | {told['executions']:,} "
+            f"| {told['features']:,} | {told['inputs']:,} | {share} | {len(told['found'])} |",  # type: ignore[arg-type]
             flush=True,
         )
-    print(f"| together | | | | {covered(work, targets, raw)} | {len(found)} |")
+    print(f"| together | | | | | {covered(work, targets, raw)} | {len(found)} |")
     for name in found:
         print(f"found: {work / 'found' / name}")
     sys.exit(1 if found else 0)

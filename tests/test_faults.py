@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A save that is killed before each of its system calls, or in which each of them fails.
+"""A save that is killed before each of its system calls, or in which each of them fails;
+reading in which each fails; and two saves of which one comes between any two calls of the
+other.
 
 strace does it from outside: it holds the process, counts its calls, and puts a signal or an
 error in the place of one.
@@ -13,13 +15,15 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from isolated import run, saving
+from isolated import run, traced
 
 import pystatedict as psd
 
@@ -28,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     reason="slow: set PYSTATEDICT_FAULTS=1 where strace is installed",
 )
 
-SAVING = pathlib.Path(run.HERE) / "saving.py"
+TRACED = pathlib.Path(run.HERE) / "traced.py"
 OLD = {"w": np.arange(10, dtype="f4")}
 
 #: Calls of the interpreter's own: of other threads, of memory, and those that cannot fail.
@@ -37,7 +41,6 @@ NOT_OURS = {
     "exit_group",
     "futex",
     "getppid",
-    "read",
     "brk",
     "munmap",
     "rt_sigaction",
@@ -50,32 +53,51 @@ Call = tuple[str, int]  # its name, and which one of that name
 @contextlib.contextmanager
 def tracing(child: subprocess.Popen[str], *arguments: str) -> Iterator[None]:
     """strace takes hold of the process, which waits until it has: then it counts."""
-    answer = f"inject=getppid:retval={saving.TRACED}"
+    answer = f"inject=getppid:retval={traced.TRACED}"
     command = ["strace", "-q", "-p", str(child.pid), *arguments, "-e", answer]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True):
         yield
 
 
-def attempt(scenario: str, path: pathlib.Path, *arguments: str) -> tuple[int, str]:
-    """(how the process ended, what it said) of one save under strace."""
+def await_stop(log: pathlib.Path) -> None:
+    deadline = time.monotonic() + 60
+    while not log.exists() or "stopped by SIGSTOP" not in log.read_text():
+        assert time.monotonic() < deadline, "it did not stop"
+        time.sleep(0.001)
+
+
+def attempt(
+    scenario: str,
+    path: pathlib.Path,
+    *arguments: str,
+    stopped: Callable[[], None] | None = None,
+) -> tuple[int, str]:
+    """(how the process ended, what it said) of one scenario under strace; `stopped` is
+    called while it stands still, of a SIGSTOP among the arguments.
+    """
+    log = path.parent.parent / "trace"
+    log.unlink(missing_ok=True)
     with subprocess.Popen(
-        [sys.executable, str(SAVING), scenario, str(path)],
-        stdin=subprocess.PIPE,
+        [sys.executable, str(TRACED), scenario, str(path)],
         stdout=subprocess.PIPE,
         text=True,
         env=run.environment(OPENBLAS_NUM_THREADS="1"),
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        with tracing(child, *arguments):
-            said, _ = child.communicate("\n", timeout=60)
+        with tracing(child, "-o", str(log), *arguments):
+            if stopped is not None:
+                await_stop(log)
+                stopped()
+                os.kill(child.pid, signal.SIGCONT)
+            said, _ = child.communicate(timeout=60)
         return child.returncode, said.strip()
 
 
 def calls_of(scenario: str, path: pathlib.Path) -> list[Call]:
-    """What a save asks the system for, in order."""
+    """What a scenario asks the system for, in order."""
     log = path.parent.parent / "trace"
-    assert attempt(scenario, path, "-o", str(log)) == (0, "")
+    assert attempt(scenario, path) == (0, "")
     counts: collections.Counter[str] = collections.Counter()
     calls = []
     for name in re.findall(r"^(\w+)\(", log.read_text(), re.MULTILINE):
@@ -133,7 +155,7 @@ def test_killed_before_each_call(scenario: str, path: pathlib.Path) -> None:
         # Only between a link and the rename behind it has the new file a name of its own.
         other = beside - {"m.pth.trainable.json"}
         assert not other or name in ("rename", "renameat", "renameat2"), (name, number)
-        attempt(scenario, path, "-o", os.devnull)
+        attempt(scenario, path)
         beside = judge(scenario, path, scenario != "first")
         assert beside <= {"m.pth.trainable.json"}, (name, number)
     assert bool(left - {"m.pth.trainable.json"}) == (scenario != "first")
@@ -156,3 +178,37 @@ def test_each_call_fails(scenario: str, path: pathlib.Path) -> None:
         beside = judge(scenario, path, said == "")
         assert beside <= {"m.pth.trainable.json"} or name == "unlink", (name, number, beside)
     assert failed["OSError"] >= 8
+
+
+@pytest.mark.parametrize("scenario", ["mapped", "copied", "opened", "verified", "scanned"])
+def test_each_call_of_reading_fails(scenario: str, path: pathlib.Path) -> None:
+    """The right arrays, or an error that says so."""
+    psd.save(traced.NEW, path)
+    calls = calls_of(scenario, path)
+    assert "openat" in {name for name, _ in calls}
+    assert {"read", "pread64", "mmap"} & {name for name, _ in calls}
+    failed = collections.Counter[str]()
+    for name, number in calls:
+        error = ERRORS.get(name, "EIO")
+        code, said = attempt(scenario, path, "-e", f"inject={name}:error={error}:when={number}")
+        assert code == 0, (name, number)
+        assert said in ("", "OSError", "MemoryError"), (name, number, said)
+        failed[said] += 1
+    assert failed["OSError"] >= 2
+
+
+@pytest.mark.parametrize("scenario", ["overwrite", "first", "named"])
+def test_another_save_between_any_two_calls(scenario: str, path: pathlib.Path) -> None:
+    """One of the two files is there, whole, and nothing else."""
+    begin(scenario, path)
+    for name, number in calls_of(scenario, path):
+        begin(scenario, path)
+        code, said = attempt(
+            scenario,
+            path,
+            "-e",
+            f"inject={name}:signal=STOP:when={number}",
+            stopped=lambda: psd.save(OLD, path),
+        )
+        assert (code, said) in ((0, ""), (0, "FileExistsError")), (name, number)
+        assert judge(scenario, path, False) == set(), (name, number)

@@ -5,6 +5,10 @@
  */
 #include "py_module.h"
 
+#ifdef Py_GIL_DISABLED
+#include <stdatomic.h>
+#endif
+
 #define NPY_NO_DEPRECATED_API NPY_1_25_API_VERSION
 #include <numpy/arrayobject.h>
 
@@ -17,11 +21,47 @@ typedef struct py_base {
     uint8_t unit; /* of the tensors, in a file of foreign byte order; else 0 */
 } py_base;
 
+#ifndef Py_GIL_DISABLED
+
+static bool
+numpy_is_imported(void)
+{
+    return PyArray_API != NULL;
+}
+
 static bool
 import_numpy(void)
 {
     return PyArray_ImportNumPyAPI() == 0;
 }
+
+#else
+
+/* The first arrays may be made in many threads at once, and NumPy's own check takes no
+ * lock. */
+static PyMutex importing;
+static atomic_bool imported;
+
+static bool
+numpy_is_imported(void)
+{
+    return atomic_load_explicit(&imported, memory_order_acquire);
+}
+
+static bool
+import_numpy(void)
+{
+    if (numpy_is_imported()) {
+        return true;
+    }
+    PyMutex_Lock(&importing);
+    bool done = PyArray_ImportNumPyAPI() == 0;
+    atomic_store_explicit(&imported, done, memory_order_release);
+    PyMutex_Unlock(&importing);
+    return done;
+}
+
+#endif
 
 bool
 py_arrays_init(py_arrays *arrays, py_archive *archive, PyObject *values, bool copy,
@@ -473,7 +513,7 @@ numpy_is_there(void)
 int
 py_array_look(PyObject *object, py_array_view *view)
 {
-    if (PyArray_API == NULL) {
+    if (!numpy_is_imported()) {
         int there = numpy_is_there();
         if (there <= 0) {
             return there;

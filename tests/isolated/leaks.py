@@ -107,7 +107,11 @@ def leak_reference(folder: pathlib.Path) -> object:
 
 
 def settle() -> None:
-    """Empty what fills by itself: cycles, and the cache of attributes by type."""
+    """Empty what fills by itself: cycles, and the cache of attributes by type.
+
+    Without a GIL the dicts of collected objects wait for the next collection.
+    """
+    gc.collect()
     gc.collect()
     getattr(sys, "_clear_type_cache", int)()
 
