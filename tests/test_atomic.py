@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import stat
@@ -180,6 +181,30 @@ def test_what_comes_after_the_writes_may_fail(
         finally:
             monkeypatch.undo()
     assert caught.value is error
+
+
+@posix
+def test_a_folder_that_is_removed_meanwhile(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "gone" / "model.pth"
+    path.parent.mkdir()
+    fsync = os.fsync
+
+    def removing(fd: int) -> None:
+        shutil.rmtree(path.parent)
+        fsync(fd)
+
+    with pytest.raises(FileNotFoundError):
+        monkeypatch.setattr(os, "fsync", removing)
+        try:
+            psd.save(NEW, path)
+        finally:
+            monkeypatch.undo()
+    assert list(folder.iterdir()) == []
+    path.parent.mkdir()
+    psd.save(NEW, path)
+    assert same(psd.load(path))
 
 
 def test_an_object_that_cannot_be_written(path: pathlib.Path) -> None:

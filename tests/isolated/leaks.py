@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Repeat one scenario, and tell what is left behind each time.
 
-    python -X tracemalloc=1 leaks.py SCENARIO FOLDER
+    python -X tracemalloc=1 leaks.py SCENARIO FOLDER [TIMES]
 
 Prints what grew, by measure, in each of the rounds.  What leaks does so in every round; a
 cache that fills does not, so rounds go on until each measure has had a quiet one.  With
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import pathlib
@@ -29,12 +30,13 @@ from scenarios import SCENARIOS, scenario, weights
 import pystatedict as psd
 from pystatedict import _core
 
-TIMES = 16
+TIMES = int(sys.argv[3]) if len(sys.argv) > 3 else 16
 ROUNDS_MOST = 6
 
-#: What growth in a round is quiet: less than half a thing each time, or half a large block.
-QUIET = TIMES // 2
-QUIET_BYTES = TIMES * 256
+#: What growth in a round is quiet: less than half a thing each time, or half a large block;
+#: of many times, less than one in a hundred.
+QUIET = max(8, TIMES // 100)
+QUIET_BYTES = QUIET * 512
 
 #: Things that are shared by everything, so that a reference too many is seen nowhere else.
 SHARED: dict[str, Any] = {
@@ -71,11 +73,17 @@ def measures() -> dict[str, Callable[[], int]]:
 # ------------------------------------------------------------------ leaks on purpose
 
 _KEPT: list[Any] = []
+_TURNS = itertools.count()
 
 
 @scenario
 def leak_object(folder: pathlib.Path) -> object:
     return _KEPT.append(object())
+
+
+@scenario
+def leak_seldom(folder: pathlib.Path) -> object:
+    return _KEPT.append(object() if next(_TURNS) % 50 == 0 else None)
 
 
 @scenario
