@@ -28,10 +28,10 @@ TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in FUZZ.glob("fuzz_*.c
 
 FLAGS = ["-std=c11", "-O1", "-g", f"-I{CORE}"]
 CHECKED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+COUNTED = ["-fprofile-instr-generate", "-fcoverage-mapping"]
+
 #: Seconds after which a run is noted, so that it may be cut short.
 TURN = 300
-
-COUNTED = ["-fprofile-instr-generate", "-fcoverage-mapping"]
 
 
 def tool(name: str) -> str:
@@ -68,6 +68,11 @@ def build(work: pathlib.Path, targets: list[str]) -> None:
             call(clang, *FLAGS, *core, *main, source, *made, "-o", objects / f"fuzz_{target}")
 
 
+def total_of(work: pathlib.Path, target: str) -> pathlib.Path:
+    """Where it stands what a run took so far; gone when all its targets are done."""
+    return work / "totals" / f"{target}.json"
+
+
 def spent() -> float:
     """Seconds of CPU of all children that ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -99,7 +104,7 @@ def fuzz(work: pathlib.Path, target: str, seconds: int) -> dict[str, object]:
     corpus, found = work / "corpus" / target, work / "found"
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)
-    kept = work / "totals" / f"{target}.json"
+    kept = total_of(work, target)
     kept.parent.mkdir(exist_ok=True)
     total = {"seconds": 0.0, "executions": 0, "features": 0}
     if kept.exists():
@@ -107,6 +112,8 @@ def fuzz(work: pathlib.Path, target: str, seconds: int) -> dict[str, object]:
     while (left := seconds - total["seconds"]) > 0 and not any(found.glob(f"{target}-*")):
         before = spent()
         executions, features = turn(work, target, min(int(left) + 1, TURN))
+        if executions == 0 and not any(found.glob(f"{target}-*")):
+            sys.exit(f"{target} did not run: {work / f'{target}.log'}")
         total["seconds"] += spent() - before
         total["executions"] += executions
         total["features"] = max(total["features"], features)
@@ -186,6 +193,8 @@ def main() -> None:
             flush=True,
         )
     print(f"| together | | | | | {covered(work, targets, raw)} | {len(found)} |")
+    for target in targets:
+        total_of(work, target).unlink(missing_ok=True)
     for name in found:
         print(f"found: {work / 'found' / name}")
     sys.exit(1 if found else 0)

@@ -2,8 +2,8 @@
 """Save or read once, when told to: python traced.py SCENARIO PATH
 
 For test_faults.py, which watches the process from outside.  Says "ready" and waits until
-it is traced; then prints the class of the exception, if there is one, or "wrong" if what was read
-is not what was saved.
+it is traced; then prints the class of the exception, if there is one: Wrong if what was
+read is not what was saved.
 """
 
 from __future__ import annotations
