@@ -78,6 +78,7 @@ BINDING = [
     "py_info",
     "py_look",
     "py_module",
+    "py_pages",
     "py_read",
     "py_scan",
     "py_sink",

@@ -123,6 +123,7 @@ def programs() -> dict[str, bytes]:
         "object.pkl": b"\x80\x02" + glob("a.b", "C") + b")\x81}" + text("k") + f32 + b"sb.",
         "system.pkl": glob("posix", "system") + b"(" + text("true") + b"tR.",
         # What was found once.
+        "bare bits.pkl": b"\x80\x02" + storage("Bits16Storage", "0", 6) + b".",
         "bare meta.pkl": b"\x80\x02" + storage("FloatStorage", "0", 6, "meta") + b".",
         "bare mixed.pkl": b"\x80\x02("
         + storage("LongStorage", "0", 3)

@@ -37,7 +37,7 @@ from ._text import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import ArgumentParser
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, BinaryIO
 
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is None:  # closed by whoever started it
             return _complain("standard output is closed")
         arguments = _arguments(argv)
-        run: Callable[[Namespace], int] = arguments.run
-        code = run(arguments)
+        code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -106,12 +105,32 @@ def _note(text: str) -> None:
         print(f"pystatedict: {text}", file=sys.stderr)
 
 
-def _arguments(argv: Sequence[str] | None) -> Namespace:
+class _Arguments:
+    """What was asked for; without options it is this."""
+
+    command = ""
+    file = ""
+    color = "auto"
+    patterns: Sequence[str] = ()
+    long = False
+    sort: str | None = None
+    json = False
+    csv = False
+    depth: int | None = None
+
+
+def _arguments(argv: Sequence[str] | None) -> _Arguments:
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _Arguments()
+    # `pystatedict ls FILE` is over before argparse and what it needs would be imported.
+    if len(words) == 2 and words[0] in _COMMANDS and words[1][:1] != "-":
+        arguments.command, arguments.file = words
+        return arguments
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    _, rest = parser.parse_known_args(words, arguments)
     # argparse alone does not take patterns that follow an option that follows FILE.
-    if rest and "patterns" in arguments and not any(text.startswith("-") for text in rest):
-        arguments.patterns += rest
+    if rest and arguments.command == "ls" and not any(text.startswith("-") for text in rest):
+        arguments.patterns = [*arguments.patterns, *rest]
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
@@ -140,16 +159,17 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Namespace], int], text: str) -> ArgumentParser:
+    def command(name: str, text: str) -> ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
             formatter_class=formatter,
+            argument_default=argparse.SUPPRESS,  # _Arguments has them
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(command=name)
         sub.add_argument("file", metavar="FILE", help="a checkpoint; - reads standard input")
-        sub.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+        sub.add_argument("--color", choices=("auto", "always", "never"))
         return sub
 
     def depth(text: str) -> int:
@@ -157,7 +177,7 @@ def _parser() -> ArgumentParser:
             raise argparse.ArgumentTypeError(f"not a number of levels: {text!r}")
         return min(int(text[:9]), MODULE_DEPTH)
 
-    ls = command("ls", _ls, "list the tensors")
+    ls = command("ls", "list the tensors")
     ls.add_argument(
         "patterns",
         metavar="PATTERN",
@@ -170,14 +190,14 @@ def _parser() -> ArgumentParser:
     form.add_argument("--json", action="store_true", help="one JSON document")
     form.add_argument("--csv", action="store_true", help="comma-separated values with a head")
 
-    tree = command("tree", _tree, "list the modules with their sizes")
+    tree = command("tree", "list the modules with their sizes")
     tree.add_argument("--depth", type=depth, metavar="N", help="no deeper than N dots")
     tree.add_argument("--json", action="store_true", help="one JSON document")
 
-    stat = command("stat", _stat, "tell what the file is and holds")
+    stat = command("stat", "tell what the file is and holds")
     stat.add_argument("--json", action="store_true", help="one JSON document")
 
-    scan = command("scan", _scan, "list what the pickles name, and what of it is dangerous")
+    scan = command("scan", "list what the pickles name, and what of it is dangerous")
     scan.add_argument("--json", action="store_true", help="one JSON document")
     return parser
 
@@ -185,7 +205,7 @@ def _parser() -> ArgumentParser:
 # ------------------------------------------------------------------------ output
 
 
-def _print_json(command: str, arguments: Namespace, members: Mapping[str, object]) -> None:
+def _print_json(command: str, arguments: _Arguments, members: Mapping[str, object]) -> None:
     import json
 
     head = {"schema": SCHEMA, "command": command, "file": arguments.file}
@@ -195,7 +215,7 @@ def _print_json(command: str, arguments: Namespace, members: Mapping[str, object
 # ----------------------------------------------------------------------- opening
 
 
-def _source(arguments: Namespace) -> str | BinaryIO:
+def _source(arguments: _Arguments) -> str | BinaryIO:
     """What `open` and `scan` take: the path, or standard input, which they map or read."""
     if arguments.file != "-":
         return str(arguments.file)
@@ -204,11 +224,11 @@ def _source(arguments: Namespace) -> str | BinaryIO:
     return sys.stdin.buffer
 
 
-def _path(arguments: Namespace) -> str | None:
+def _path(arguments: _Arguments) -> str | None:
     return None if arguments.file == "-" else arguments.file
 
 
-def _open(arguments: Namespace) -> Checkpoint:
+def _open(arguments: _Arguments) -> Checkpoint:
     from ._api import open_to_tell
 
     return open_to_tell(_source(arguments))
@@ -244,7 +264,7 @@ def _parameters(count: int) -> str:
 # ---------------------------------------------------------------------------- ls
 
 
-def _ls(arguments: Namespace) -> int:
+def _ls(arguments: _Arguments) -> int:
     with _open(arguments) as checkpoint:
         flags, _, trouble = flags_of(checkpoint)
         chosen = _chosen(checkpoint, arguments.patterns)
@@ -312,7 +332,7 @@ def _ls_text(
     print(f"{_total_line(total, screen.signs)}        {screen.paint(screen.signs.legend(), DIM)}")
 
 
-def _ls_json(arguments: Namespace, chosen: Sequence[tuple[str, TensorInfo]], flags: Flags) -> None:
+def _ls_json(arguments: _Arguments, chosen: Sequence[tuple[str, TensorInfo]], flags: Flags) -> None:
     total = Total()
     tensors: list[dict[str, object]] = []
     for name, info in chosen:
@@ -374,7 +394,7 @@ def _walk(root: Module, signs: Signs) -> Iterator[tuple[str, Module]]:
         stack.extend((child, below, child is children[-1]) for child in reversed(children))
 
 
-def _tree(arguments: Namespace) -> int:
+def _tree(arguments: _Arguments) -> int:
     with _open(arguments) as checkpoint:
         flags, _, trouble = flags_of(checkpoint)
         root = modules_of(checkpoint, flags, arguments.depth)
@@ -406,7 +426,7 @@ def _tree(arguments: Namespace) -> int:
 # -------------------------------------------------------------------------- stat
 
 
-def _stat(arguments: Namespace) -> int:
+def _stat(arguments: _Arguments) -> int:
     try:
         with _open(arguments) as checkpoint:
             facts = facts_of(checkpoint)
@@ -422,7 +442,7 @@ def _stat(arguments: Namespace) -> int:
     return FINE
 
 
-def _stat_unread(arguments: Namespace, error: StateDictError) -> int:
+def _stat_unread(arguments: _Arguments, error: StateDictError) -> int:
     """What can be told of a file that is no checkpoint, or none that is read here."""
     path = _path(arguments)
     if path is None:
@@ -493,7 +513,7 @@ def _bytes(size: int) -> str:
 # -------------------------------------------------------------------------- scan
 
 
-def _scan(arguments: Namespace) -> int:
+def _scan(arguments: _Arguments) -> int:
     from ._scan import scan
 
     report = scan(_source(arguments))
@@ -550,3 +570,11 @@ def _scan_text(screen: Screen, report: ScanReport) -> None:
         counts.append(counted(len(report.errors), "note"))
     verdict = screen.paint(report.verdict, colors.get(report.verdict, GREEN))
     print(f"{verdict}: {screen.signs.dot.join(counts)}; nothing was run")
+
+
+_COMMANDS: dict[str, Callable[[_Arguments], int]] = {
+    "ls": _ls,
+    "tree": _tree,
+    "stat": _stat,
+    "scan": _scan,
+}

@@ -146,6 +146,8 @@ class Archive:
         kind is "tensor", "dict", "list", "tuple", "module", "method" (bound to a module),
         "object" or "value".
         """
+    def holding(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
+        """What children() tells, without tensors and plain values."""
     def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
         """(module, name, ref of the arguments, ref of the state or 0) of an object that a
         call of a global makes; None of anything else.

@@ -38,10 +38,11 @@ def open_source(f: Any, access: Access = "map") -> tuple[Source, str | None]:
     """
     if isinstance(f, (str, os.PathLike)):
         path = os.fsdecode(os.fspath(f))
-        if os.path.isdir(path):
-            raise IsADirectoryError(f"{path!r} is a directory, not a file")
-        with open(path, "rb", buffering=0) as file:
-            return _from_fd(file.fileno(), 0, access), path
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            return _from_fd(fd, 0, access, path), path
+        finally:
+            os.close(fd)
     try:
         return Source(f), None  # a map has read() too, and is better looked into
     except TypeError:
@@ -53,17 +54,21 @@ def open_source(f: Any, access: Access = "map") -> tuple[Source, str | None]:
         ) from None
 
 
-def stamp_of(fd_or_path: int | str, start: int = 0) -> tuple[int, ...]:
+def stamp_of(path: str, start: int = 0) -> tuple[int, ...]:
     """What tells a file from what stands there later, and where in it the checkpoint begins.
 
     Of a folder: size and time of last change are those of all files in it.
     """
-    found = os.stat(fd_or_path)
+    found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
-        with os.scandir(fd_or_path) as entries:
+        with os.scandir(path) as entries:
             inside = [entry.stat() for entry in entries if entry.is_file()]
         latest = max((file.st_mtime_ns for file in inside), default=0)
         return found.st_dev, found.st_ino, sum(file.st_size for file in inside), latest, start
+    return _stamp(found, start)
+
+
+def _stamp(found: os.stat_result, start: int) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, start
 
 
@@ -110,12 +115,15 @@ def _is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
-def _from_fd(fd: int, start: int, access: Access) -> Source:
-    size = os.fstat(fd).st_size
-    if not _is_regular(fd):
+def _from_fd(fd: int, start: int, access: Access, path: str | None = None) -> Source:
+    found = os.fstat(fd)
+    size = found.st_size
+    if not stat.S_ISREG(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(f"{path!r} is a directory, not a file")
         with os.fdopen(os.dup(fd), "rb") as stream:  # a pipe or a device
             return Source(bytearray(stream.read()))
-    stamp = stamp_of(fd, start)
+    stamp = _stamp(found, start)
     if size <= start:
         return Source(b"", stamp=stamp)
     if access == "read" and os.name != "nt":
@@ -143,8 +151,8 @@ def _map(fd: int, start: int, size: int) -> Any:
     return memoryview(mapped)[start - page :] if start != page else mapped
 
 
-def _read_all(fd: int, start: int, size: int) -> bytearray:
-    data = bytearray(size)
+def _read_all(fd: int, start: int, size: int) -> Any:
+    data = _fresh(size)
     view, done = memoryview(data), 0
     with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
         before = file.tell()
@@ -155,8 +163,23 @@ def _read_all(fd: int, start: int, size: int) -> bytearray:
                 break  # it shrank meanwhile: judged by what there is
             done += count
         file.seek(before)  # the position is shared with the caller's file
-    view.release()
-    del data[done:]
+    return view if done == size else view[:done]
+
+
+# From this size on pages of their own beat the allocator, which zeroes what is then read over.
+_OWN_PAGES = 1 << 20
+
+
+def _fresh(size: int) -> Any:
+    """Writable memory of that size: of many bytes, huge pages where the system has them."""
+    if size < _OWN_PAGES or os.name == "nt":
+        return bytearray(size)
+    import mmap as module
+
+    data = module.mmap(-1, size, flags=module.MAP_PRIVATE | module.MAP_ANONYMOUS)
+    if hasattr(module, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            data.madvise(module.MADV_HUGEPAGE)
     return data
 
 

@@ -116,6 +116,10 @@ class FileSet:
     def state_dict(self, ref: int = 0, /) -> int | None:
         return 0
 
+    def holding(self, ref: int = 0, /) -> list[tuple[object, int, str]] | None:
+        rows = self.children(ref)
+        return rows and [row for row in rows if row[2] not in ("tensor", "value")]
+
     def called(self, ref: int = 0, /) -> tuple[str, str, int, int] | None:
         return None
 

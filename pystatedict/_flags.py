@@ -61,6 +61,7 @@ def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Way, StateDict]]:
     from pystatedict._opaque import OpaqueModule
     from pystatedict._statedict import StateDict
 
+    holders = (dict, list, tuple, OpaqueModule)
     seen: set[int] = set()
     todo: list[tuple[Way, Any]] = [(Way(None, path), obj)]
     while todo:
@@ -74,11 +75,13 @@ def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Way, StateDict]]:
             yield where, part
         # Copied at one stroke: another thread may change it meanwhile.
         below = list(part.items() if isinstance(part, dict) else enumerate(part))
-        todo += [
-            (Way(where, (str(key),)), value)
-            for key, value in reversed(below)
-            if isinstance(value, (dict, list, tuple, OpaqueModule))
-        ]
+        kinds = {type(value) for _, value in below}
+        if any(issubclass(kind, holders) for kind in kinds):
+            todo += [
+                (Way(where, (str(key),)), value)
+                for key, value in reversed(below)
+                if isinstance(value, holders)
+            ]
 
 
 def joined(*names: str) -> str:
@@ -248,7 +251,7 @@ def sidecar_to_write(
         keep_all = there or trainable == "sidecar" or not inside
         flags: Flags = {
             str(key): flag
-            for key, flag in sd.trainable.items()
+            for key, flag in sd._flags().items()
             if flag is not None and (keep_all or flag_of(told.get(key, 0)) != flag)
         }
         if flags:

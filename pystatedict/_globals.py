@@ -13,6 +13,8 @@ have become Python 3's, as CPython's Lib/_compat_pickle.py maps them.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
@@ -580,6 +582,7 @@ def leads_on(attribute: str) -> bool:
     return attribute in _REACHED_ATTRIBUTES or attribute.lstrip("_") in _REACHED_MODULES
 
 
+@lru_cache(maxsize=1024)  # of a process that loads many files alike
 def verdict(module: str, name: str) -> Verdict:
     """Judge the global `module`.`name` of a pickle: plain, unknown or dangerous."""
     pairs = {(module, name), normalise(module, name)}

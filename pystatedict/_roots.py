@@ -138,8 +138,8 @@ def _below(archive: Archive, level: list[_Row], seen: set[int]) -> list[_Row]:
     """What the containers of `level` hold, each value once."""
     rows: list[_Row] = []
     for row in level:
-        for key, child, kind in archive.children(row.ref) or ():
-            if kind not in ("tensor", "value") and child not in seen:
+        for key, child, kind in archive.holding(row.ref) or ():
+            if child not in seen:
                 seen.add(child)
                 rows.append(_Row(row, str(key), child, kind))
     return rows
@@ -147,7 +147,7 @@ def _below(archive: Archive, level: list[_Row], seen: set[int]) -> list[_Row]:
 
 def _is_closed(archive: Archive, row: _Row) -> bool:
     """What is not searched: modules and their insides, and what optimizers keep."""
-    names = {str(key) for key, _, _ in archive.children(row.ref) or ()}
+    names = {str(key) for key, _, _ in archive.holding(row.ref) or ()}
     inside = {"_parameters", "_modules"} <= names
     optimizer = {"state", "param_groups"} <= names or row.key.startswith("optim")
     return row.kind in _MODULES or inside or optimizer
@@ -230,7 +230,7 @@ def _auto(archive: Archive) -> tuple[int, Path]:
             code="no-state-dict",
             hint="load() gives the object as it is, unknown classes inert",
         )
-    empty = archive.kind_of(root) == "dict" and not archive.children(root)
+    empty = not direct and archive.kind_of(root) == "dict" and not archive.children(root)
     chosen = _choose(list(found), direct or empty)
     if chosen is None:
         return root, ()

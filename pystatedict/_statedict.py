@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._errors import MissingTensorError
-from pystatedict._marks import BUFFER, bits_of, flag_of, mark_of
+from pystatedict._marks import BUFFER, MARKS, bits_of, flag_of, mark_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,7 +92,7 @@ class Trainable(MutableMapping[str, "bool | None"]):
         return len(self._owner)
 
     def __repr__(self) -> str:
-        return repr(dict(self))
+        return repr(self._owner._flags())
 
 
 class StateDict(dict[Any, Any]):
@@ -208,6 +208,16 @@ class StateDict(dict[Any, Any]):
     def trainable(self) -> Trainable:
         """Which tensors are trainable, by name; see :class:`Trainable`."""
         return Trainable(self)
+
+    def _flags(self) -> dict[Any, bool | None]:
+        """What `trainable` says of every entry, at once."""
+        flags: dict[Any, bool | None] = dict.fromkeys(self)
+        if MARKS:
+            flags = {key: flag_of(mark_of(value)) for key, value in self.items()}
+        told = {key: flag_of(bits) for key, bits in self._told().items()}
+        for spoken in (told, self._said):
+            flags.update((key, flag) for key, flag in spoken.items() if key in flags)
+        return flags
 
     def _set_matching(self, pattern: str, flag: bool) -> list[str]:
         from fnmatch import fnmatchcase

@@ -164,8 +164,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def width_of(text: str) -> int:
     """Columns that a terminal gives to `text`."""
-    if text.isascii():
-        return len(text)
+    if text.isascii() or max(text) < "\u0300":
+        return len(text)  # below the first that combines, and far below the first wide one
     from unicodedata import combining, east_asian_width
 
     wide = sum(east_asian_width(c) in "WF" for c in text)

@@ -568,7 +568,7 @@ def test_interrupted(model, monkeypatch):
     def interrupt(_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(_cli, "_ls", interrupt)
+    monkeypatch.setitem(_cli._COMMANDS, "ls", interrupt)
     # A shell starts what runs in its background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -599,7 +599,7 @@ def test_memory(model, run, monkeypatch):
     def exhausted(_):
         raise MemoryError
 
-    monkeypatch.setattr(_cli, "_ls", exhausted)
+    monkeypatch.setitem(_cli._COMMANDS, "ls", exhausted)
     assert run("ls", model, code=2)[1] == "pystatedict: not enough memory\n"
 
 

@@ -126,6 +126,7 @@ BINDING = [
     "py_look.c",
     "py_module.c",
     "py_module.h",
+    "py_pages.c",
     "py_read.c",
     "py_scan.c",
     "py_sink.c",

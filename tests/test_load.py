@@ -266,6 +266,17 @@ def test_storage_classes(kind: str, order: str) -> None:
         kit.same_array(values.reshape(2, 3), checkpoint["w"].numpy())
 
 
+@pytest.mark.parametrize("kind", ["UInt16Storage", "Float8_e4m3fnStorage"])
+def test_a_storage_whose_class_torch_lacks_keeps_its_dtype_when_it_is_saved_again(
+    kind: str,
+) -> None:
+    size = 2 if kind == "UInt16Storage" else 1
+    once = psd.load(kit.archive(kit.storage("0", kind, 3), {"0": bytes(range(3 * size))}))
+    again = kit.reloaded(once)
+    assert once.shape == again.shape == (3,)
+    kit.same_array(once, again)
+
+
 def test_bfloat16_of_either_order() -> None:
     import ml_dtypes
 

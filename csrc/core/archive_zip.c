@@ -467,6 +467,29 @@ psd_archive_open_zip(psd_archive *archive, const psd_input *input, psd_error *er
 
 /* ---------------------------------------------------------------- joining */
 
+/*
+ * The record <prefix>data/<key> if it is that of this number: archives mostly hold their
+ * storages in the order in which the pickle tells of them, so the next is soon found.
+ */
+static const psd_zip_entry *
+guess_storage(const psd_archive *archive, uint32_t number, psd_span key)
+{
+    const psd_span folder = PSD_LITERAL("data/");
+    psd_span prefix = archive->prefix;
+    if (number >= archive->zip.count) {
+        return NULL;
+    }
+    const psd_zip_entry *entry = &archive->zip.entries[number];
+    const uint8_t *name = entry->name.data;
+    if (entry->name.size != prefix.size + folder.size + key.size ||
+        memcmp(name + prefix.size + folder.size, key.data, key.size) != 0 ||
+        memcmp(name + prefix.size, folder.data, folder.size) != 0 ||
+        (prefix.size > 0 && memcmp(name, prefix.data, prefix.size) != 0)) {
+        return NULL;
+    }
+    return entry;
+}
+
 /* Where the kinds keep their storages; constants of scripts have a folder of their
  * own, named as their pickle is. */
 static const psd_zip_entry *
@@ -515,12 +538,19 @@ psd_archive_check_inflated(const psd_archive *archive, const psd_input *input,
 psd_status
 psd_archive_join_zip(psd_archive *archive, psd_error *err)
 {
+    bool plain =
+        archive->kind != PSD_ARCHIVE_PACKAGE && archive->options.record.size == 0;
+    uint32_t next = 0; /* the record after that of the storage before */
     for (uint32_t i = 0; i < archive->model.storage_count; i++) {
         psd_storage *s = &archive->model.storages[i];
         if (s->place != PSD_PLACE_NONE) {
             continue; /* embedded in the pickle */
         }
-        const psd_zip_entry *entry = find_storage(archive, s->key);
+        const psd_zip_entry *entry =
+            plain ? guess_storage(archive, next, s->key) : NULL;
+        if (entry == NULL) {
+            entry = find_storage(archive, s->key);
+        }
         uint64_t position = archive->program_offset + s->position;
         if (archive->options.salvage && (entry == NULL || entry->size != s->size)) {
             s->place = PSD_PLACE_LOST;
@@ -541,6 +571,7 @@ psd_archive_join_zip(psd_archive *archive, psd_error *err)
         }
         s->place = PSD_PLACE_RECORD;
         s->at.entry = (uint32_t)(entry - archive->zip.entries);
+        next = s->at.entry + 1;
     }
     return PSD_OK;
 }

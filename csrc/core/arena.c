@@ -7,7 +7,7 @@
 #endif
 
 #define PAGE_MIN ((size_t)PSD_ARENA_PAGE)
-#define PAGE_MAX (PAGE_MIN * 256)
+#define PAGE_MAX (PAGE_MIN * 1024)
 #define ALIGN ((size_t)8)
 
 struct psd_page {

@@ -54,12 +54,6 @@ psd_put(psd_buffer *buffer, const void *bytes, size_t size)
 }
 
 void
-psd_put_u8(psd_buffer *buffer, uint8_t v)
-{
-    psd_put(buffer, &v, 1);
-}
-
-void
 psd_put_u16(psd_buffer *buffer, uint16_t v)
 {
     uint8_t bytes[2];

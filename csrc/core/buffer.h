@@ -23,7 +23,18 @@ void psd_buffer_init(psd_buffer *buffer, psd_alloc alloc);
 void psd_buffer_clear(psd_buffer *buffer);
 
 void psd_put(psd_buffer *buffer, const void *bytes, size_t size);
-void psd_put_u8(psd_buffer *buffer, uint8_t v);
+
+/* One byte, which is what an opcode mostly is. */
+static inline void
+psd_put_u8(psd_buffer *buffer, uint8_t v)
+{
+    if (buffer->size < buffer->capacity && !buffer->failed) {
+        buffer->data[buffer->size++] = v;
+        return;
+    }
+    psd_put(buffer, &v, 1);
+}
+
 void psd_put_u16(psd_buffer *buffer, uint16_t v);
 void psd_put_u32(psd_buffer *buffer, uint32_t v);
 void psd_put_u64(psd_buffer *buffer, uint64_t v);

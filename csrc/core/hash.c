@@ -59,8 +59,13 @@ run(psd_hash_key key, psd_span text, bool folded)
         s.v0 ^= word;
     }
     uint64_t last = 0;
+    if (left > 0 && text.size >= 8) {
+        /* The last eight bytes, without those that were taken already. */
+        last = psd_load_le64(text.data + text.size - 8) >> (8 * (8 - left));
+        left = 0;
+    }
     for (size_t i = 0; i < left; i++) {
-        last |= (uint64_t)text.data[text.size - left + i] << (8 * i);
+        last |= (uint64_t)text.data[i] << (8 * i);
     }
     last = (folded ? fold(last) : last) | (uint64_t)text.size << 56;
     s.v3 ^= last;

@@ -338,17 +338,19 @@ run(psd_machine *m, psd_pickle *out)
 {
     for (;;) {
         psd_status status;
-        m->opcode = m->next;
-        if (m->next == m->end) {
+        const uint8_t *at = m->next;
+        m->opcode = at;
+        if (at == m->end) {
             return psd_machine_fail(m, PSD_PICKLE_END,
                                     "the pickle ends before its STOP");
         }
-        uint8_t opcode = *m->next++;
-        const uint8_t *operand = m->next;
-        if (psd_operand_sizes[opcode] > m->end - m->next) {
+        uint8_t opcode = *at;
+        const uint8_t *operand = at + 1;
+        if (psd_operand_sizes[opcode] > m->end - operand) {
+            m->next = operand;
             return psd_machine_fail_operand(m);
         }
-        m->next += psd_operand_sizes[opcode];
+        m->next = operand + psd_operand_sizes[opcode];
         switch (opcode) {
         case PSD_OP_STOP: return stop(m, out);
         case PSD_OP_PROTO: status = set_protocol(m, operand[0]); break;

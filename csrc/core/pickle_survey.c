@@ -14,7 +14,8 @@
 
 typedef struct {
     psd_ref ref;
-    uint64_t next; /* the child to be looked at now */
+    uint64_t next;  /* the child to be looked at now */
+    uint64_t count; /* of its children */
 } visit;
 
 typedef struct {
@@ -121,8 +122,9 @@ use_words(walk *w, const psd_value *value, bool *seen)
 
 /* ---------------------------------------------------------------------- walk */
 
-static psd_status
-enter(walk *w, psd_ref ref, psd_note *note)
+/* Room for one more of each. */
+static bool
+grow(walk *w)
 {
     void *visits = w->visits;
     void *waiting = w->waiting;
@@ -132,10 +134,17 @@ enter(walk *w, psd_ref ref, psd_note *note)
                          (uint64_t)w->waiting_count + 1, sizeof *w->waiting);
     w->visits = visits;
     w->waiting = waiting;
-    if (!done) {
+    return done;
+}
+
+static psd_status
+enter(walk *w, psd_ref ref, uint64_t children, psd_note *note)
+{
+    if ((w->depth == w->visit_capacity || w->waiting_count == w->waiting_capacity) &&
+        !grow(w)) {
         return fail_memory(w);
     }
-    w->visits[w->depth++] = (visit){.ref = ref};
+    w->visits[w->depth++] = (visit){.ref = ref, .count = children};
     w->waiting[w->waiting_count++] = ref;
     /* Until its group is known, `group` is the earliest order it leads back to. */
     note->order = ++w->met;
@@ -167,8 +176,9 @@ meet(walk *w, psd_ref ref, bool *seen)
         return status;
     }
     use_words(w, value, seen);
-    if (psd_child_count(value) > 0) {
-        return enter(w, ref, note);
+    uint64_t children = psd_child_count(value);
+    if (children > 0 && !psd_is_flat_tuple(pool, value)) {
+        return enter(w, ref, children, note);
     }
     note->order = DONE;
     return PSD_OK;
@@ -204,11 +214,11 @@ visit_all(walk *w, psd_ref root)
     psd_status status = meet(w, root, seen);
     while (status == PSD_OK && w->depth > 0) {
         visit *top = &w->visits[w->depth - 1];
-        const psd_value *value = psd_value_at(w->survey->pool, top->ref);
-        if (top->next == psd_child_count(value)) {
+        if (top->next == top->count) {
             leave(w);
         }
         else {
+            const psd_value *value = psd_value_at(w->survey->pool, top->ref);
             status = meet(w, psd_child_at(value, top->next++), seen);
         }
     }

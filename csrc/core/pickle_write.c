@@ -56,12 +56,14 @@ fail_memory(const writer *w)
 static psd_status
 push_frame(writer *w, psd_ref ref, uint64_t next, bool late)
 {
-    void *frames = w->frames;
-    bool done = psd_grow(w->buffer->alloc, &frames, &w->frame_capacity,
-                         (uint64_t)w->depth + 1, sizeof *w->frames);
-    w->frames = frames;
-    if (!done) {
-        return fail_memory(w);
+    if (w->depth == w->frame_capacity) {
+        void *frames = w->frames;
+        bool done = psd_grow(w->buffer->alloc, &frames, &w->frame_capacity,
+                             (uint64_t)w->depth + 1, sizeof *w->frames);
+        w->frames = frames;
+        if (!done) {
+            return fail_memory(w);
+        }
     }
     w->frames[w->depth++] = (frame){.ref = ref, .late = late, .next = next};
     return PSD_OK;
@@ -200,6 +202,13 @@ begin_filling(writer *w, psd_ref ref, bool late)
 
 /* --------------------------------------------------------------------- steps */
 
+static uint8_t
+tuple_opcode(const psd_value *tuple)
+{
+    static const uint8_t opcodes[] = {PSD_OP_TUPLE1, PSD_OP_TUPLE2, PSD_OP_TUPLE3};
+    return tuple->count > 3 ? PSD_OP_TUPLE : opcodes[tuple->count - 1];
+}
+
 /* A reference to `ref`: fetch it, write it, or begin to. */
 static psd_status
 meet(writer *w, psd_ref ref)
@@ -235,6 +244,14 @@ meet(writer *w, psd_ref ref)
     case PSD_KIND_TUPLE:
         if (value->count > 3) {
             psd_put_u8(w->buffer, PSD_OP_MARK);
+        }
+        if (psd_is_flat_tuple(w->pool, value)) {
+            for (uint32_t i = 0; i < value->count; i++) {
+                psd_emit_inline(&w->emitter, psd_value_at(w->pool, value->as.items[i]));
+            }
+            psd_put_u8(w->buffer, tuple_opcode(value));
+            psd_emit_put(&w->emitter, &note->memo);
+            return PSD_OK;
         }
         return open_value(w, ref);
     case PSD_KIND_CALL:
@@ -289,11 +306,10 @@ next_of(writer *w, const filling *f, uint64_t at)
 static psd_status
 step_tuple(writer *w, frame *top, const psd_value *value)
 {
-    static const uint8_t opcodes[] = {PSD_OP_TUPLE1, PSD_OP_TUPLE2, PSD_OP_TUPLE3};
     if (top->next < value->count) {
         return meet(w, value->as.items[top->next++]);
     }
-    psd_put_u8(w->buffer, value->count > 3 ? PSD_OP_TUPLE : opcodes[value->count - 1]);
+    psd_put_u8(w->buffer, tuple_opcode(value));
     psd_ref ref = top->ref;
     complete(w, ref);
     return fill_late(w, w->survey.notes[ref].group);

@@ -157,6 +157,7 @@ psd_torch_read_embedded(psd_torch_pass *p, psd_ref ref)
     if (status == PSD_OK && number != PSD_NO_STORAGE) {
         psd_value *value = psd_value_at(p->pool, ref);
         value->kind = PSD_KIND_STORAGE;
+        p->unseen++;
         value->as.index = number;
     }
     return status;

@@ -330,14 +330,18 @@ find_all(search *s, psd_ref root)
     return done;
 }
 
-/* Ordinary checkpoints have no module: one look at the calls tells. */
+/* Ordinary checkpoints have no module, which is told by what is given a state; but for two
+ * classes that are known by their names. */
 static bool
-has_modules(const psd_torch_pass *p)
+may_have_modules(const psd_torch_pass *p)
 {
     psd_module_look m;
-    bool found = false;
-    for (psd_ref ref = 1; ref <= p->pool->count && !found; ref++) {
-        found = psd_walk_is_module(p, ref, &m);
+    bool found = psd_torch_names(p, PSD_KNOWN_COMPILED) ||
+                 psd_torch_names(p, PSD_KNOWN_GRAPH_MODULE);
+    for (uint32_t i = 0; i < p->pool->event_count && !found; i++) {
+        const psd_event *event = &p->pool->events[i];
+        found =
+            event->kind == PSD_EVENT_BUILD && psd_walk_is_module(p, event->target, &m);
     }
     return found;
 }
@@ -395,7 +399,7 @@ psd_torch_find_modules(psd_torch_pass *p, psd_ref root)
     psd_alloc alloc = p->model->alloc;
     psd_ref last = p->pool->count;
     size_t size = (size_t)last + 1;
-    if (!has_modules(p)) {
+    if (!may_have_modules(p)) {
         return PSD_OK;
     }
     uint8_t *marks = alloc.resize(alloc.ctx, NULL, 0, size);

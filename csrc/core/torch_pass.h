@@ -15,6 +15,8 @@ typedef struct {
     const psd_limits *limits;
     uint32_t *embedded; /* by value: what was found in these bytes; or NULL */
     uint64_t spelled;   /* pairs of OrderedDicts that were spelled out */
+    uint64_t named;     /* one bit for each psd_known that the pickle names */
+    uint32_t unseen;    /* values that are storages and that no tensor looks at yet */
     psd_error *err;
 } psd_torch_pass;
 
@@ -68,6 +70,13 @@ psd_torch_flag_at(const psd_torch_pass *p, psd_ref ref, bool *value)
 
 /* What the dict at `ref` holds under this text last; 0 if nothing. */
 psd_ref psd_torch_lookup(const psd_torch_pass *p, psd_ref ref, psd_span name);
+
+/* Does the pickle name it at all?  If not, there is no call of it to look for. */
+static inline bool
+psd_torch_names(const psd_torch_pass *p, psd_known known)
+{
+    return (p->named >> known & 1) != 0;
+}
 
 /* Turn a persistent id into what it names, in place. */
 PSD_CHECKED psd_status psd_torch_read_persid(psd_torch_pass *p, psd_ref ref);

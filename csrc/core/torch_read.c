@@ -380,16 +380,56 @@ read_parameter_class(psd_torch_pass *p, psd_ref ref)
     return status == PSD_OK ? add_tensor(p, ref, &t) : status;
 }
 
+/* The two parts of a pair, a list or tuple; NULL when it is none. */
+static const psd_ref *
+pair_at(const psd_pool *pool, psd_ref ref)
+{
+    const psd_value *v = psd_value_at(pool, ref);
+    bool is_pair =
+        (v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE) && v->count == 2;
+    return is_pair ? v->as.items : NULL;
+}
+
+/*
+ * Python 2 pickled OrderedDict([[key, value], ...]): the pairs become items, by which
+ * Python 3 tells them.  A list may be told of many times, so that no more pairs are
+ * made than there are values.
+ */
+static psd_status
+spell_out(psd_torch_pass *p, psd_ref ref, const psd_call *call)
+{
+    psd_pool *pool = p->pool;
+    const psd_value *args = psd_value_at(pool, call->args);
+    if (call->item_count > 0 || args->kind != PSD_KIND_TUPLE || args->count != 1) {
+        return PSD_OK;
+    }
+    const psd_value *list = psd_value_at(pool, args->as.items[0]);
+    bool plain = list->kind == PSD_KIND_LIST && p->spelled + list->count <= pool->count;
+    for (uint32_t i = 0; i < list->count && plain; i++) {
+        plain = pair_at(pool, list->as.items[i]) != NULL;
+    }
+    if (!plain || list->count == 0) {
+        return PSD_OK;
+    }
+    p->spelled += list->count;
+    psd_ref *items = psd_arena_take_array(pool->arena, list->count, 2 * sizeof *items);
+    for (uint32_t i = 0; i < list->count && items != NULL; i++) {
+        memcpy(items + 2 * i, pair_at(pool, list->as.items[i]), 2 * sizeof *items);
+    }
+    return items != NULL && psd_set(pool, ref, items, 2 * list->count)
+               ? PSD_OK
+               : psd_torch_no_memory(p);
+}
+
 static psd_status
 read_call(psd_torch_pass *p, psd_ref ref)
 {
     psd_call *call = psd_value_at(p->pool, ref)->as.call;
     psd_known known = callee(p->pool, call);
-    if (known == PSD_KNOWN_LOAD_FROM_BYTES) {
-        return psd_torch_read_embedded(p, ref);
-    }
     if (known < PSD_KNOWN_FIRST_FUNCTION) {
-        return PSD_OK;
+        return known == PSD_KNOWN_ORDERED_DICT      ? spell_out(p, ref, call)
+               : known == PSD_KNOWN_LOAD_FROM_BYTES ? psd_torch_read_embedded(p, ref)
+                                                    : PSD_OK;
     }
     const psd_value *args;
     psd_status status = read_arguments(p, call, &args);
@@ -470,67 +510,45 @@ each(psd_torch_pass *p, psd_kind kind, psd_status (*visit)(psd_torch_pass *, psd
     return status;
 }
 
-static psd_status
-recognise(psd_torch_pass *p, psd_ref ref)
-{
-    psd_torch_recognise(psd_value_at(p->pool, ref)->as.global);
-    return PSD_OK;
-}
-
-/* The two parts of a pair, a list or tuple; NULL when it is none. */
-static const psd_ref *
-pair_at(const psd_pool *pool, psd_ref ref)
-{
-    const psd_value *v = psd_value_at(pool, ref);
-    bool is_pair =
-        (v->kind == PSD_KIND_LIST || v->kind == PSD_KIND_TUPLE) && v->count == 2;
-    return is_pair ? v->as.items : NULL;
-}
-
 /*
- * Python 2 pickled OrderedDict([[key, value], ...]): the pairs become items, by which
- * Python 3 tells them.  A list may be told of many times, so that no more pairs are
- * made than there are values.
+ * Recognise the globals, and make room for as many storages and tensors as there are
+ * persistent ids, mostly one a tensor: growing step by step would move them all again
+ * and again.
  */
 static psd_status
-spell_out(psd_torch_pass *p, psd_ref ref)
-{
-    psd_pool *pool = p->pool;
-    const psd_call *call = psd_value_at(pool, ref)->as.call;
-    const psd_value *args = psd_value_at(pool, call->args);
-    if (callee(pool, call) != PSD_KNOWN_ORDERED_DICT || call->item_count > 0 ||
-        args->kind != PSD_KIND_TUPLE || args->count != 1) {
-        return PSD_OK;
-    }
-    const psd_value *list = psd_value_at(pool, args->as.items[0]);
-    bool plain = list->kind == PSD_KIND_LIST && p->spelled + list->count <= pool->count;
-    for (uint32_t i = 0; i < list->count && plain; i++) {
-        plain = pair_at(pool, list->as.items[i]) != NULL;
-    }
-    if (!plain || list->count == 0) {
-        return PSD_OK;
-    }
-    p->spelled += list->count;
-    psd_ref *items = psd_arena_take_array(pool->arena, list->count, 2 * sizeof *items);
-    for (uint32_t i = 0; i < list->count && items != NULL; i++) {
-        memcpy(items + 2 * i, pair_at(pool, list->as.items[i]), 2 * sizeof *items);
-    }
-    return items != NULL && psd_set(pool, ref, items, 2 * list->count)
-               ? PSD_OK
-               : psd_torch_no_memory(p);
-}
-
-/* Room for as many storages and tensors as there are persistent ids, mostly one a
- * tensor: growing step by step would move them all again and again. */
-static bool
-reserve(psd_torch_pass *p)
+look_over(psd_torch_pass *p)
 {
     uint64_t count = 0;
     for (psd_ref ref = 1; ref <= p->pool->count; ref++) {
-        count += p->pool->values[ref].kind == PSD_KIND_PERSID;
+        psd_value *value = psd_value_at(p->pool, ref);
+        if (value->kind == PSD_KIND_GLOBAL) {
+            psd_torch_recognise(value->as.global);
+            p->named |= (uint64_t)1 << psd_known_of(value->as.global->tag);
+        }
+        count += value->kind == PSD_KIND_PERSID;
     }
-    return psd_model_reserve(p->model, p->model->storage_count + count,
-                             p->model->tensor_count + count);
+    psd_model *model = p->model;
+    bool done = psd_model_reserve(model, model->storage_count + count,
+                                  model->tensor_count + count) &&
+                psd_names_reserve(&model->storage_names,
+                                  model->storage_names.count + (uint32_t)count);
+    return done ? PSD_OK : psd_torch_no_memory(p);
+}
+
+/* The forms of before torch 0.2, and of few files since. */
+static psd_status
+read_built_tensors(psd_torch_pass *p)
+{
+    bool any = psd_torch_names(p, PSD_KNOWN_TENSOR) ||
+               psd_torch_names(p, PSD_KNOWN_TENSOR_CLASS);
+    return any ? each(p, PSD_KIND_CALL, read_built_tensor) : PSD_OK;
+}
+
+static psd_status
+read_parameter_classes(psd_torch_pass *p)
+{
+    bool any = psd_torch_names(p, PSD_KNOWN_PARAMETER);
+    return any ? each(p, PSD_KIND_CALL, read_parameter_class) : PSD_OK;
 }
 
 psd_status
@@ -539,27 +557,21 @@ psd_torch_read(psd_pool *pool, psd_ref root, const psd_torch_source *source,
 {
     psd_torch_pass p = {
         .pool = pool, .model = model, .source = source, .limits = limits, .err = err};
-    psd_status status = reserve(&p) ? PSD_OK : psd_torch_no_memory(&p);
-    if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_GLOBAL, recognise);
-    }
+    psd_status status = look_over(&p);
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_PERSID, psd_torch_read_persid);
     }
     if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_CALL, spell_out);
-    }
-    if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_CALL, read_built_tensor);
+        status = read_built_tensors(&p);
     }
     if (status == PSD_OK) {
         status = each(&p, PSD_KIND_CALL, read_call);
     }
     if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_CALL, read_parameter_class);
+        status = read_parameter_classes(&p);
     }
     psd_torch_forget_embedded(&p);
-    if (status == PSD_OK) {
+    if (status == PSD_OK && p.unseen > 0) {
         status = each(&p, PSD_KIND_STORAGE, read_bare_storage);
     }
     return status == PSD_OK ? psd_torch_find_modules(&p, root) : status;

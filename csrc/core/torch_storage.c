@@ -138,8 +138,14 @@ static psd_status
 enter(psd_torch_pass *p, const psd_storage *s, uint32_t *number)
 {
     psd_model *model = p->model;
-    *number = psd_model_find(model, s->key);
-    if (*number != PSD_NO_STORAGE) {
+    bool is_new;
+    const uint32_t *known =
+        psd_names_put(&model->storage_names, s->key, model->storage_count, &is_new);
+    if (known == NULL) {
+        return psd_torch_no_memory(p);
+    }
+    *number = *known;
+    if (!is_new) {
         const psd_storage *first = &model->storages[*number];
         if (first->size == s->size && first->dtype == s->dtype &&
             first->untyped == s->untyped && first->parent == s->parent &&
@@ -153,11 +159,7 @@ enter(psd_torch_pass *p, const psd_storage *s, uint32_t *number)
         }
     }
     *number = model->storage_count;
-    if (!psd_model_add_storage(model, s) ||
-        !psd_names_add(&model->storage_names, s->key, *number)) {
-        return psd_torch_no_memory(p);
-    }
-    return PSD_OK;
+    return psd_model_add_storage(model, s) ? PSD_OK : psd_torch_no_memory(p);
 }
 
 /* (key, offset, numel) of a part of the storage `root`, in its elements. */
@@ -196,6 +198,7 @@ replace(psd_torch_pass *p, psd_ref ref, psd_kind kind, uint32_t index)
     psd_value *value = psd_value_at(p->pool, ref);
     value->kind = (uint8_t)kind;
     value->as.index = index;
+    p->unseen += kind == PSD_KIND_STORAGE;
     return PSD_OK;
 }
 

@@ -194,7 +194,10 @@ psd_torch_read_window(psd_torch_pass *p, const psd_call *call, const psd_ref *ar
         return psd_torch_bad(p, call,
                              "a tensor's storage offset is not a whole number");
     }
-    psd_value_at(p->pool, args[0])->flags |= PSD_VALUE_SEEN;
+    if ((storage->flags & PSD_VALUE_SEEN) == 0) {
+        psd_value_at(p->pool, args[0])->flags |= PSD_VALUE_SEEN;
+        p->unseen--;
+    }
     const psd_storage *s = &p->model->storages[storage->as.index];
     *t = (psd_tensor){
         .storage = storage->as.index,

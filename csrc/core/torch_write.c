@@ -13,7 +13,9 @@ typedef struct {
     bool *mixed;          /* by storage: seen with a dtype that is not its own */
     psd_ref functions[7]; /* the rebuild functions' globals, made on first use */
     psd_ref dtypes[PSD_DTYPE_COUNT];
-    psd_ref ordered_dict, empty_tuple, text_storage, text_cpu;
+    psd_ref ordered_dict, empty_tuple, text_storage, text_cpu, none;
+    psd_ref truth[2];     /* False and True */
+    psd_ref numbers[256]; /* small ones; all of these are written out each time */
     bool failed;
 } pass;
 
@@ -115,7 +117,22 @@ storage_class(pass *p, psd_dtype dtype)
 static psd_ref
 number(pass *p, int64_t v)
 {
-    return made(p, psd_new_int(p->pool, v));
+    if (v < 0 || v >= (int64_t)(sizeof p->numbers / sizeof *p->numbers)) {
+        return made(p, psd_new_int(p->pool, v));
+    }
+    if (p->numbers[v] == 0) {
+        p->numbers[v] = made(p, psd_new_int(p->pool, v));
+    }
+    return p->numbers[v];
+}
+
+static psd_ref
+truth(pass *p, bool v)
+{
+    if (p->truth[v] == 0) {
+        p->truth[v] = made(p, psd_new_bool(p->pool, v));
+    }
+    return p->truth[v];
 }
 
 /* Digits of the last number of so many. */
@@ -184,7 +201,8 @@ persid(pass *p, uint32_t storage, psd_ref classes[PSD_DTYPE_COUNT])
                         number(p, (int64_t)numel)};
     uint32_t count = 5;
     if (p->dialect == PSD_DIALECT_STREAM) {
-        parts[count++] = made(p, psd_new_none(p->pool));
+        p->none = p->none != 0 ? p->none : made(p, psd_new_none(p->pool));
+        parts[count++] = p->none;
     }
     psd_ref id = tuple(p, parts, count);
     if (!p->failed) {
@@ -216,7 +234,7 @@ own_grad(pass *p, const psd_tensor *t)
 {
     bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0 &&
                 (t->flags & PSD_TENSOR_PARAMETER) == 0;
-    return made(p, psd_new_bool(p->pool, grad));
+    return truth(p, grad);
 }
 
 /* {'conj': True, 'neg': True}, as far as they hold. */
@@ -227,11 +245,11 @@ metadata(pass *p, const psd_tensor *t)
     uint32_t count = 0;
     if ((t->flags & PSD_TENSOR_CONJ) != 0) {
         refs[count++] = text(p, "conj");
-        refs[count++] = made(p, psd_new_bool(p->pool, true));
+        refs[count++] = truth(p, true);
     }
     if ((t->flags & PSD_TENSOR_NEG) != 0) {
         refs[count++] = text(p, "neg");
-        refs[count++] = made(p, psd_new_bool(p->pool, true));
+        refs[count++] = truth(p, true);
     }
     return p->failed ? 0 : made(p, psd_new_items(p->pool, PSD_KIND_DICT, refs, count));
 }
@@ -321,7 +339,7 @@ static lowered
 lower_parameter(pass *p, const psd_tensor *t, psd_ref data)
 {
     bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0;
-    psd_ref args[4] = {data, made(p, psd_new_bool(p->pool, grad)), hooks(p), t->state};
+    psd_ref args[4] = {data, truth(p, grad), hooks(p), t->state};
     int which = t->state == 0 ? REBUILD_PARAMETER : REBUILD_WITH_STATE;
     psd_ref callable = function(p, which);
     return (lowered){callable, tuple(p, args, t->state == 0 ? 3 : 4)};
@@ -351,8 +369,8 @@ is_whole_storage(const pass *p, const psd_tensor *t)
         t->storage == PSD_NO_STORAGE) {
         return false;
     }
-    if (p->mixed[t->storage] && !p->model->storages[t->storage].untyped) {
-        return false; /* what is seen with several dtypes is written without one */
+    if (needs_v3(p, t->storage) && !p->model->storages[t->storage].untyped) {
+        return false; /* written without a dtype, which only a tensor can tell then */
     }
     return t->offset == 0 && t->numel * psd_dtype_row((psd_dtype)t->dtype)->size ==
                                  p->model->storages[t->storage].size;

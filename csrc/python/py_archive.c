@@ -119,7 +119,7 @@ psd_options
 py_options(py_state *state, const psd_limits *limits, py_gil *gil)
 {
     return (psd_options){
-        .alloc = py_alloc(),
+        .alloc = py_page_alloc(),
         .limits = *limits,
         .key = state->key,
         .inflate = inflate,
@@ -362,7 +362,7 @@ archive_read(PyObject *object, PyObject *index)
     psd_span bytes;
     uint64_t offset;
     psd_error err;
-    psd_arena_init(&arena, py_alloc());
+    psd_arena_init(&arena, py_page_alloc());
     c.gil.thread = PyEval_SaveThread();
     psd_status status =
         psd_archive_fetch(&c.view, &c.in.input, c.entry, &arena, &bytes, &offset, &err);
@@ -575,6 +575,12 @@ static PyObject *
 archive_children(PyObject *object, PyObject *args)
 {
     return over_ref(object, args, "|k:children", py_tree_children);
+}
+
+static PyObject *
+archive_holding(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:holding", py_tree_holding);
 }
 
 static PyObject *
@@ -1034,6 +1040,9 @@ static PyMethodDef archive_methods[] = {
     {"children", archive_children, METH_VARARGS,
      PyDoc_STR("children($self, ref=0, /)\n--\n\n"
                "[(key, ref, kind), ...] of a container, None of a leaf.")},
+    {"holding", archive_holding, METH_VARARGS,
+     PyDoc_STR("holding($self, ref=0, /)\n--\n\n"
+               "What children() tells, without tensors and plain values.")},
     {"called", archive_called, METH_VARARGS,
      PyDoc_STR(
          "called($self, ref=0, /)\n--\n\n"

@@ -11,15 +11,28 @@
  * of n such keys takes time n * n; so does one long text that is compared with its
  * equal again and again.  Counted is by hash and container, in slots that nobody
  * can foresee; keys that share one by chance are far fewer. */
-#define SLOTS ((size_t)1 << 18)
+#define SLOTS_LEAST ((size_t)1 << 8)
+#define SLOTS_MOST ((size_t)1 << 18)
 #define SAME_MOST 500
+
+/* A key takes two bytes of the pickle at least: no more than 16 a slot, by and large. */
+static size_t
+slots_for(size_t program_size)
+{
+    size_t slots = SLOTS_LEAST;
+    while (slots < SLOTS_MOST && slots < program_size / 32) {
+        slots *= 2;
+    }
+    return slots;
+}
 
 bool
 py_cost_init(py_cost *cost, psd_hash_key key, size_t program_size)
 {
     /* Of an honest pickle each part is copied about once. */
     *cost = (py_cost){.key = key, .left = 16 * (uint64_t)program_size + (1u << 20)};
-    cost->counts = calloc(SLOTS, sizeof *cost->counts);
+    cost->slots = slots_for(program_size);
+    cost->counts = calloc(cost->slots, sizeof *cost->counts);
     return cost->counts != NULL;
 }
 
@@ -95,7 +108,8 @@ py_cost_of_key(py_cost *cost, const psd_pool *pool, psd_ref target, psd_ref ref,
     uint8_t bytes[12];
     psd_store_le64(bytes, (uint64_t)hash);
     psd_store_le32(bytes + 8, target);
-    size_t slot = (size_t)psd_hash(cost->key, (psd_span){bytes, sizeof bytes}) % SLOTS;
+    size_t slot = (size_t)psd_hash(cost->key, (psd_span){bytes, sizeof bytes}) &
+                  (cost->slots - 1);
     return ++cost->counts[slot] > SAME_MOST ? "too many keys have the same hash" : NULL;
 }
 

@@ -26,7 +26,7 @@ py_state *py_state_of_type(PyTypeObject *type);
 
 /* ------------------------------------------------------------------ py_module.c */
 
-/* malloc and friends: the core works without the GIL. */
+/* malloc and friends: the core works without the GIL.  What it gives, free() takes. */
 psd_alloc py_alloc(void);
 
 /* Bytes of a file as a str; what is no UTF-8 is escaped, not refused. */
@@ -35,6 +35,15 @@ PyObject *py_text(psd_span text);
 /* Limits from None or a dict of names; false with an exception set. */
 bool py_limits(PyObject *dict, psd_limits *limits);
 PyObject *py_limits_as_dict(void);
+
+/* ------------------------------------------------------------------- py_pages.c */
+
+/* The same, for what may be large: only the alloc itself can let it go. */
+psd_alloc py_page_alloc(void);
+
+/* Zeros from there, and back; NULL when there is no memory, and no exception set. */
+void *py_take_zeros(size_t size);
+void py_free_zeros(void *memory, size_t size);
 
 /* ------------------------------------------------------------------- py_error.c */
 
@@ -178,6 +187,9 @@ PyObject *py_untold(py_archive *archive, psd_ref ref);
 /* [(key, ref, kind), ...] or None. */
 PyObject *py_tree_children(py_archive *archive, psd_ref ref);
 
+/* The same of those children that are neither tensors nor values. */
+PyObject *py_tree_holding(py_archive *archive, psd_ref ref);
+
 /* (module, name, ref of the arguments, ref of the state or 0) of a call of a global;
  * None of anything else. */
 PyObject *py_tree_called(py_archive *archive, psd_ref ref);
@@ -211,6 +223,7 @@ bool py_mark(py_archive *archive, uint32_t tensor, PyObject *values, PyObject *a
 typedef struct {
     psd_hash_key key;
     uint16_t *counts; /* keys, by hash and container */
+    size_t slots;     /* of them, a power of two */
     uint64_t left;    /* items and bytes that may still be copied */
 } py_cost;
 

@@ -793,10 +793,13 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
     r.opaque = (PyTypeObject *)PyObject_GetAttrString(values, "Opaque");
     PyErr_Clear(); /* of no use without it, and of no harm */
     PyObject *result = NULL;
-    r.objects = calloc(count, sizeof *r.objects);
-    r.wanted = calloc(count, sizeof *r.wanted);
-    r.holds = calloc(count, sizeof *r.holds);
-    if (r.objects == NULL || r.wanted == NULL || r.holds == NULL ||
+    size_t size = count * (sizeof *r.objects + sizeof *r.wanted + sizeof *r.holds);
+    r.objects = py_take_zeros(size);
+    if (r.objects != NULL) {
+        r.wanted = (bool *)(r.objects + count);
+        r.holds = r.wanted + count;
+    }
+    if (r.objects == NULL ||
         !py_cost_init(&r.cost, archive->state->key, archive->core.program.size)) {
         PyErr_NoMemory();
     }
@@ -809,9 +812,7 @@ py_read(py_archive *archive, psd_ref ref, PyObject *values, bool copy, bool meta
     for (size_t i = 0; r.objects != NULL && i < count; i++) {
         Py_XDECREF(r.objects[i]);
     }
-    free(r.objects);
-    free(r.wanted);
-    free(r.holds);
+    py_free_zeros(r.objects, size);
     Py_XDECREF((PyObject *)r.opaque);
     py_cost_clear(&r.cost);
     py_arrays_clear(&r.arrays);

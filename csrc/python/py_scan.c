@@ -162,7 +162,7 @@ follow(psd_span program, const psd_limits *limits, psd_hash_key key, psd_pool *p
                                     &run->walked, &run->err);
     psd_ref root = run->pickle.root;
     if (root != 0 && run->status != PSD_NO_MEMORY &&
-        !psd_find_depth(pool, root, py_alloc(), &run->depth)) {
+        !psd_find_depth(pool, root, py_page_alloc(), &run->depth)) {
         run->status = psd_fail(&run->err, PSD_NO_MEMORY, PSD_NOWHERE, "out of memory");
     }
 }
@@ -181,7 +181,7 @@ py_scan_pickle(PyObject *module, PyObject *args)
     psd_arena arena;
     psd_pool pool;
     run_result run = {.walked = 0};
-    psd_arena_init(&arena, py_alloc());
+    psd_arena_init(&arena, py_page_alloc());
     psd_pool_init(&pool, &arena, limits.values);
     psd_span program = {view.buf, (size_t)view.len};
     psd_hash_key key = py_state_of(module)->key;

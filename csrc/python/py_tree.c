@@ -408,15 +408,34 @@ py_tree_kind(const py_archive *archive, psd_ref ref)
     }
 }
 
-/* Append (key, ref, kind) for each item of a part. */
+/* Is its kind neither "tensor" nor "value"? */
 static bool
-list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
-          uint64_t *left)
+may_hold(const psd_pool *pool, psd_ref ref)
 {
+    switch (psd_kind_of(pool, ref)) {
+    case PSD_KIND_DICT:
+    case PSD_KIND_LIST:
+    case PSD_KIND_TUPLE:
+    case PSD_KIND_CALL: return true;
+    default: return false;
+    }
+}
+
+/* Append (key, ref, kind) for each item of a part, or for those that hold something. */
+static bool
+list_part(py_archive *archive, const part *p, bool holding, PyObject *list,
+          uint32_t *index, uint64_t *left)
+{
+    const psd_pool *pool = &archive->core.pool;
     for (uint32_t i = 0; i < p->count; i += p->pairs ? 2 : 1) {
         psd_ref ref = p->items[i + (p->pairs ? 1 : 0)];
+        uint32_t number = *index;
+        *index += p->pairs ? 0 : 1;
+        if (holding && !may_hold(pool, ref)) {
+            continue;
+        }
         PyObject *key = p->pairs ? key_name(archive, p->items[i], left)
-                                 : PyLong_FromUnsignedLong((*index)++);
+                                 : PyLong_FromUnsignedLong(number);
         PyObject *row = key == NULL ? NULL
                                     : Py_BuildValue("(Nks)", key, (unsigned long)ref,
                                                     py_tree_kind(archive, ref));
@@ -429,8 +448,8 @@ list_part(py_archive *archive, const part *p, PyObject *list, uint32_t *index,
     return true;
 }
 
-PyObject *
-py_tree_children(py_archive *archive, psd_ref ref)
+static PyObject *
+list_parts(py_archive *archive, psd_ref ref, bool holding)
 {
     part parts[PARTS_MOST];
     unsigned count = parts_of(archive, ref, parts);
@@ -441,11 +460,23 @@ py_tree_children(py_archive *archive, psd_ref ref)
     uint32_t index = 0;
     uint64_t left = long_names(archive);
     for (unsigned i = 0; list != NULL && i < count; i++) {
-        if (!list_part(archive, &parts[i], list, &index, &left)) {
+        if (!list_part(archive, &parts[i], holding, list, &index, &left)) {
             Py_CLEAR(list);
         }
     }
     return list;
+}
+
+PyObject *
+py_tree_children(py_archive *archive, psd_ref ref)
+{
+    return list_parts(archive, ref, false);
+}
+
+PyObject *
+py_tree_holding(py_archive *archive, psd_ref ref)
+{
+    return list_parts(archive, ref, true);
 }
 
 PyObject *

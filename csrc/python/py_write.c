@@ -254,10 +254,34 @@ write_items_of(py_writer *w, PyObject *object, psd_kind kind, psd_ref *slot)
     return done;
 }
 
+#ifndef Py_GIL_DISABLED
+/* Of a dict at one stroke: nothing runs meanwhile that could change it. */
+static PyObject *
+flat_pairs_of_dict(PyObject *dict)
+{
+    PyObject *flat = PyTuple_New(2 * PyDict_Size(dict));
+    PyObject *key, *value; /* borrowed */
+    Py_ssize_t place = 0, i = 0;
+    while (flat != NULL && PyDict_Next(dict, &place, &key, &value)) {
+        if (PyTuple_SetItem(flat, i, Py_NewRef(key)) < 0 ||
+            PyTuple_SetItem(flat, i + 1, Py_NewRef(value)) < 0) {
+            Py_CLEAR(flat);
+        }
+        i += 2;
+    }
+    return flat;
+}
+#endif
+
 /* The pairs of a mapping as a flat tuple: key, value, key, value. */
 static PyObject *
 flat_pairs(PyObject *mapping)
 {
+#ifndef Py_GIL_DISABLED
+    if (PyDict_CheckExact(mapping)) {
+        return flat_pairs_of_dict(mapping);
+    }
+#endif
     PyObject *pairs = PyMapping_Items(mapping); /* a list of tuples, copied once */
     Py_ssize_t count = pairs == NULL ? -1 : PyList_Size(pairs);
     PyObject *flat = count < 0 ? NULL : PyTuple_New(2 * count);
@@ -505,7 +529,7 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
 {
     *w = (py_writer){.values = values, .parameters = parameters};
     w->left_out = flags ? 0 : PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD;
-    psd_arena_init(&w->arena, py_alloc());
+    psd_arena_init(&w->arena, py_page_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
     psd_model_init(&w->model, py_alloc(), (psd_hash_key){0, 0}); /* no names in it */
     w->memo = PyDict_New();
@@ -541,7 +565,7 @@ pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum
     uint8_t first;
     memcpy(&first, &one, 1);
     psd_write_options options = {
-        .alloc = py_alloc(),
+        .alloc = py_page_alloc(),
         .dialect = legacy ? PSD_DIALECT_STREAM : PSD_DIALECT_ZIP,
         .checksum = checksum,
         .big_endian = first == 0,

@@ -93,6 +93,9 @@ static PyObject *
 told_of(py_writer *w, PyObject *array)
 {
     PyObject *told = NULL;
+    if (w->parameters == Py_None && PyDict_Size(w->marks) == 0) {
+        return NULL;
+    }
     PyObject *key = PyLong_FromVoidPtr(array);
     if (key != NULL && w->parameters != Py_None) {
         told = PyDict_GetItemWithError(w->parameters, key);
@@ -363,6 +366,17 @@ by_address(const void *a, const void *b)
     return x->tensor < y->tensor ? -1 : x->tensor > y->tensor;
 }
 
+/* Arrays that came from one file mostly stand in order already. */
+static bool
+is_by_address(const py_extent *extents, size_t count)
+{
+    size_t i = 1;
+    while (i < count && by_address(&extents[i - 1], &extents[i]) < 0) {
+        i++;
+    }
+    return i >= count;
+}
+
 /* A storage found by address; storages are numbered by first use later. */
 typedef struct {
     const uint8_t *low, *high;
@@ -481,7 +495,7 @@ py_find_storages(py_writer *w)
         py_no_memory();
     }
     else {
-        if (count > 1) {
+        if (!is_by_address(w->extents, count)) {
             qsort(w->extents, count, sizeof *w->extents, by_address);
         }
         done = number_storages(w, groups, group_of, find_groups(w, groups, group_of));

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every speed that is promised: ours, the other's, the ratio, and what it must be.
+
+    python benchmarks/targets.py [--small] [--rounds N] [--folder DIR] [WORD]...
+
+Makes the files, runs both sides of each line in turn, round by round, and prints a table.
+WORDs choose the lines that have one of them in their names; --small leaves out the file of
+2.2 GB.  Exits 0 whatever it finds: whether a machine is quiet enough is for the reader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import NamedTuple
+
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+import torch
+from measure import amount, compare, describe, models
+
+import pystatedict as psd
+
+Call = Callable[[], object]
+
+
+class Line(NamedTuple):
+    """One promise: how many times as fast as the other `ours` must be."""
+
+    name: str
+    ours: Call
+    other: Call
+    wanted: float
+
+
+class Files:
+    """The same tensors in each format."""
+
+    def __init__(self, folder: str, name: str, model: dict[str, torch.Tensor]) -> None:
+        self.model = model
+        self.pth = str(pathlib.Path(folder, f"{name}.pth"))
+        self.legacy = str(pathlib.Path(folder, f"{name}-legacy.pth"))
+        self.plain = str(pathlib.Path(folder, f"{name}.safetensors"))
+        self.out = str(pathlib.Path(folder, f"{name}-out"))
+        torch.save(model, self.pth)
+        safetensors.torch.save_file(model, self.plain)
+
+
+def names_and_shapes(path: str) -> dict[str, tuple[int, ...]]:
+    with psd.open(path) as checkpoint:
+        return {name: info.shape for name, info in checkpoint.items()}
+
+
+def header(path: str) -> dict[str, list[int]]:
+    with safetensors.safe_open(path, "numpy") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def raw_read(path: str) -> bytes:
+    """The file in fresh memory: one call, as large as the file."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def raw_write(path: str, data: bytes) -> None:
+    """The same bytes to a new file, and until they are on the disk, as save() does."""
+    with open(path, "wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view[: 1 << 30]) :]
+        os.fsync(file.fileno())
+
+
+def verify(path: str) -> None:
+    with psd.open(path) as checkpoint:
+        checkpoint.verify()
+
+
+def torch_load(path: str, mmap: bool = False) -> Call:
+    return lambda: torch.load(path, weights_only=True, mmap=mmap)
+
+
+def lines_of_small(f: Files) -> Iterator[Line]:
+    yield Line("load, 6 tensors, against torch", lambda: psd.load(f.pth), torch_load(f.pth), 8)
+
+
+def lines_of_middle(f: Files) -> Iterator[Line]:
+    yield Line(
+        "load, 320 tensors, against safetensors.torch",
+        lambda: psd.load(f.pth), lambda: safetensors.torch.load_file(f.plain), 5,
+    )  # fmt: skip
+    yield Line(
+        "load(mmap=False), 102 MB, against a raw read",
+        lambda: psd.load(f.pth, mmap=False), lambda: raw_read(f.pth), 1 / 1.1,
+    )  # fmt: skip
+    yield Line(
+        "load(mmap=False, verify=True), 102 MB, against a raw read",
+        lambda: psd.load(f.pth, mmap=False, verify=True), lambda: raw_read(f.pth), 1 / 1.25,
+    )  # fmt: skip
+    yield Line(
+        "verify, 102 MB, against a raw read",
+        lambda: verify(f.pth), lambda: raw_read(f.pth), 1 / 1.3,
+    )  # fmt: skip
+
+
+def lines_of_many(f: Files) -> Iterator[Line]:
+    torch.save(f.model, f.legacy, _use_new_zipfile_serialization=False)
+    arrays = psd.load(f.pth, copy=True)
+    yield Line(
+        "names and shapes, 20,000 tensors, against safetensors",
+        lambda: names_and_shapes(f.pth), lambda: header(f.plain), 5,
+    )  # fmt: skip
+    yield Line(
+        "names and shapes, 20,000 tensors, against torch",
+        lambda: names_and_shapes(f.pth), torch_load(f.pth), 200,
+    )  # fmt: skip
+    yield Line(
+        "load, 20,000 tensors, against torch", lambda: psd.load(f.pth), torch_load(f.pth), 100
+    )
+    yield Line(
+        "load, 20,000 tensors, against safetensors.numpy",
+        lambda: psd.load(f.pth), lambda: safetensors.numpy.load_file(f.plain), 4,
+    )  # fmt: skip
+    yield Line(
+        "load, legacy, 20,000 tensors, against torch",
+        lambda: psd.load(f.legacy), torch_load(f.legacy), 100,
+    )  # fmt: skip
+    yield Line(
+        "save, 20,000 tensors, against torch",
+        lambda: psd.save(arrays, f.out + ".pth"), lambda: torch.save(f.model, f.out), 20,
+    )  # fmt: skip
+    yield Line(
+        "save, 20,000 tensors, against safetensors.numpy",
+        lambda: psd.save(arrays, f.out + ".pth"),
+        lambda: safetensors.numpy.save_file(dict(arrays), f.out), 1,
+    )  # fmt: skip
+
+
+def lines_of_big(f: Files) -> Iterator[Line]:
+    data = raw_read(f.pth)
+    arrays = psd.load(f.pth)
+    yield Line(
+        "names and shapes, 2.2 GB, against safetensors",
+        lambda: names_and_shapes(f.pth), lambda: header(f.plain), 2,
+    )  # fmt: skip
+    yield Line(
+        "load, 2.2 GB, against safetensors.torch",
+        lambda: psd.load(f.pth), lambda: safetensors.torch.load_file(f.plain), 10,
+    )  # fmt: skip
+    yield Line(
+        "load, 2.2 GB, against torch's mmap",
+        lambda: psd.load(f.pth), torch_load(f.pth, mmap=True), 30,
+    )  # fmt: skip
+    yield Line(
+        "save, 2.2 GB, against a raw write",
+        lambda: psd.save(arrays, f.out + ".pth"), lambda: raw_write(f.out, data), 1 / 1.1,
+    )  # fmt: skip
+    yield Line(
+        "save, 2.2 GB, against safetensors.torch",
+        lambda: psd.save(arrays, f.out + ".pth"),
+        lambda: safetensors.torch.save_file(f.model, f.out), 1,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ the shell
+
+
+def cost(command: list[str]) -> tuple[float, float]:
+    """(seconds of CPU, MiB of memory at the most) of a process."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, _, used = os.wait4(child.pid, 0)
+    child.returncode = 0
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def shell(path: str, rounds: int) -> None:
+    """What starting costs: the command and the import beside Python doing nothing."""
+    bare = [sys.executable, "-c", "pass"]
+    listing = [sys.executable, "-m", "pystatedict", "ls", path]
+    importing = [sys.executable, "-c", "import pystatedict"]
+    seconds: dict[str, list[float]] = {"bare": [], "ls": [], "import": []}
+    most = 0.0
+    for _ in range(3 * rounds + 1):
+        seconds["bare"].append(cost(bare)[0])
+        spent, memory = cost(listing)
+        seconds["ls"].append(spent)
+        seconds["import"].append(cost(importing)[0])
+        most = max(most, memory)
+    base, ours, imported = (median(seconds[name]) for name in ("bare", "ls", "import"))
+    print(f"| `pystatedict ls`, CPU, in `python -c pass` | {ours / base:.2f} | at most 2 |")
+    print(f"| `pystatedict ls`, peak memory, MiB | {most:.1f} | at most 20 |")
+    print(
+        f"| `import pystatedict`, CPU over `python -c pass` | {amount(imported - base)} "
+        "| at most 5 ms |"
+    )
+
+
+# ------------------------------------------------------------------ the table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", help="where the files are made; a temporary one if not given")
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    options = parser.parse_args()
+    describe()
+    made = models(big=not options.small)
+    sides = [lines_of_small, lines_of_middle, lines_of_many, lines_of_big]
+    print("\n| what | ours | the other | times as fast | wanted | |")
+    print("|---|---|---|---|---|---|")
+    for lines, (name, model) in zip(sides, made.items(), strict=False):
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            for line in lines(Files(folder, name.split()[0], model)):
+                if options.words and not any(word in line.name for word in options.words):
+                    continue
+                found = compare({"ours": line.ours, "other": line.other}, options.rounds)
+                ours, other = median(found["ours"] or [0]), median(found["other"] or [0])
+                ratio = other / ours
+                print(
+                    f"| {line.name} | {amount(ours)} | {amount(other)} | {ratio:.3g} "
+                    f"| {line.wanted:.3g} | {'' if ratio >= line.wanted else 'missed'} |",
+                    flush=True,
+                )
+    if not options.words or "shell" in options.words:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            print("\n| from the shell | found | wanted |\n|---|---|---|")
+            small = str(pathlib.Path(folder, "small.pth"))
+            torch.save(next(iter(made.values())), small)
+            shell(small, options.rounds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\nThis process took {peak:,.0f} MiB at the most, torch and its tensors included.")
+
+
+if __name__ == "__main__":
+    main()
