@@ -77,6 +77,7 @@ BINDING = [
     "py_error",
     "py_info",
     "py_look",
+    "py_memo",
     "py_module",
     "py_pages",
     "py_read",

@@ -124,6 +124,7 @@ BINDING = [
     "py_error.c",
     "py_info.c",
     "py_look.c",
+    "py_memo.c",
     "py_module.c",
     "py_module.h",
     "py_pages.c",

@@ -16,9 +16,8 @@ psd_buffer_clear(psd_buffer *buffer)
     psd_buffer_init(buffer, buffer->alloc);
 }
 
-/* Room for `size` more bytes, or NULL. */
-static uint8_t *
-reserve(psd_buffer *buffer, size_t size)
+uint8_t *
+psd_buffer_reserve(psd_buffer *buffer, size_t size)
 {
     if (buffer->failed || size > SIZE_MAX - buffer->size) {
         buffer->failed = true;
@@ -47,40 +46,16 @@ reserve(psd_buffer *buffer, size_t size)
 void
 psd_put(psd_buffer *buffer, const void *bytes, size_t size)
 {
-    uint8_t *room = size == 0 ? NULL : reserve(buffer, size);
+    uint8_t *room = size == 0 ? NULL : psd_buffer_reserve(buffer, size);
     if (room != NULL) {
         memcpy(room, bytes, size);
     }
 }
 
 void
-psd_put_u16(psd_buffer *buffer, uint16_t v)
-{
-    uint8_t bytes[2];
-    psd_store_le16(bytes, v);
-    psd_put(buffer, bytes, sizeof bytes);
-}
-
-void
-psd_put_u32(psd_buffer *buffer, uint32_t v)
-{
-    uint8_t bytes[4];
-    psd_store_le32(bytes, v);
-    psd_put(buffer, bytes, sizeof bytes);
-}
-
-void
-psd_put_u64(psd_buffer *buffer, uint64_t v)
-{
-    uint8_t bytes[8];
-    psd_store_le64(bytes, v);
-    psd_put(buffer, bytes, sizeof bytes);
-}
-
-void
 psd_put_fill(psd_buffer *buffer, uint8_t byte, size_t count)
 {
-    uint8_t *room = count == 0 ? NULL : reserve(buffer, count);
+    uint8_t *room = count == 0 ? NULL : psd_buffer_reserve(buffer, count);
     if (room != NULL) {
         memset(room, byte, count);
     }

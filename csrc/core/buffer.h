@@ -24,21 +24,57 @@ void psd_buffer_clear(psd_buffer *buffer);
 
 void psd_put(psd_buffer *buffer, const void *bytes, size_t size);
 
-/* One byte, which is what an opcode mostly is. */
+void psd_put_fill(psd_buffer *buffer, uint8_t byte, size_t count);
+
+/* Room for `size` more bytes, or NULL. */
+uint8_t *psd_buffer_reserve(psd_buffer *buffer, size_t size);
+
+/* The same where it is at hand already, as it mostly is. */
+static inline uint8_t *
+psd_buffer_take(psd_buffer *buffer, size_t size)
+{
+    if (buffer->failed || size > buffer->capacity - buffer->size) {
+        return psd_buffer_reserve(buffer, size);
+    }
+    buffer->size += size;
+    return buffer->data + (buffer->size - size);
+}
+
 static inline void
 psd_put_u8(psd_buffer *buffer, uint8_t v)
 {
-    if (buffer->size < buffer->capacity && !buffer->failed) {
-        buffer->data[buffer->size++] = v;
-        return;
+    uint8_t *room = psd_buffer_take(buffer, 1);
+    if (room != NULL) {
+        *room = v;
     }
-    psd_put(buffer, &v, 1);
 }
 
-void psd_put_u16(psd_buffer *buffer, uint16_t v);
-void psd_put_u32(psd_buffer *buffer, uint32_t v);
-void psd_put_u64(psd_buffer *buffer, uint64_t v);
-void psd_put_fill(psd_buffer *buffer, uint8_t byte, size_t count);
+static inline void
+psd_put_u16(psd_buffer *buffer, uint16_t v)
+{
+    uint8_t *room = psd_buffer_take(buffer, 2);
+    if (room != NULL) {
+        psd_store_le16(room, v);
+    }
+}
+
+static inline void
+psd_put_u32(psd_buffer *buffer, uint32_t v)
+{
+    uint8_t *room = psd_buffer_take(buffer, 4);
+    if (room != NULL) {
+        psd_store_le32(room, v);
+    }
+}
+
+static inline void
+psd_put_u64(psd_buffer *buffer, uint64_t v)
+{
+    uint8_t *room = psd_buffer_take(buffer, 8);
+    if (room != NULL) {
+        psd_store_le64(room, v);
+    }
+}
 
 static inline void
 psd_put_span(psd_buffer *buffer, psd_span span)

@@ -20,6 +20,34 @@ const uint8_t psd_operand_sizes[256] = {
     [PSD_OP_LONG_BINGET] = 4,
 };
 
+/* Opcodes with more behind them than operands of a fixed size. */
+static const bool has_more[256] = {
+    [PSD_OP_SHORT_BINUNICODE] = true,
+    [PSD_OP_BINUNICODE] = true,
+    [PSD_OP_BINUNICODE8] = true,
+    [PSD_OP_SHORT_BINSTRING] = true,
+    [PSD_OP_BINSTRING] = true,
+    [PSD_OP_SHORT_BINBYTES] = true,
+    [PSD_OP_BINBYTES] = true,
+    [PSD_OP_BINBYTES8] = true,
+    [PSD_OP_BYTEARRAY8] = true,
+    [PSD_OP_LONG1] = true,
+    [PSD_OP_LONG4] = true,
+    [PSD_OP_EXT1] = true,
+    [PSD_OP_EXT2] = true,
+    [PSD_OP_EXT4] = true,
+    [PSD_OP_GLOBAL] = true,
+    [PSD_OP_INST] = true,
+    [PSD_OP_INT] = true,
+    [PSD_OP_LONG] = true,
+    [PSD_OP_FLOAT] = true,
+    [PSD_OP_STRING] = true,
+    [PSD_OP_UNICODE] = true,
+    [PSD_OP_PERSID] = true,
+    [PSD_OP_PUT] = true,
+    [PSD_OP_GET] = true,
+};
+
 /* The first fetch of a pickle from afar, of which a tar may hold very many small ones;
  * each further one is twice as long. */
 #define FIRST_WINDOW ((uint64_t)1 << 12)
@@ -66,14 +94,11 @@ line_count(uint8_t opcode)
     }
 }
 
-const uint8_t *
-psd_opcode_end(const uint8_t *opcode, const uint8_t *end)
+/* The end of an opcode of which has_more is true, its operand's end at hand. */
+static const uint8_t *
+end_of_more(const uint8_t *opcode, const uint8_t *next, const uint8_t *end)
 {
-    const uint8_t *operand = opcode + 1, *next = operand;
-    if (psd_operand_sizes[*opcode] > end - next) {
-        return NULL;
-    }
-    next += psd_operand_sizes[*opcode];
+    const uint8_t *operand = opcode + 1;
     uint64_t counted = counted_size(*opcode, operand);
     if (counted > (uint64_t)(end - next)) {
         return NULL;
@@ -89,6 +114,23 @@ psd_opcode_end(const uint8_t *opcode, const uint8_t *end)
     return next;
 }
 
+static inline const uint8_t *
+opcode_end(const uint8_t *opcode, const uint8_t *end)
+{
+    const uint8_t *next = opcode + 1;
+    if (psd_operand_sizes[*opcode] > end - next) {
+        return NULL;
+    }
+    next += psd_operand_sizes[*opcode];
+    return has_more[*opcode] ? end_of_more(opcode, next, end) : next;
+}
+
+const uint8_t *
+psd_opcode_end(const uint8_t *opcode, const uint8_t *end)
+{
+    return opcode_end(opcode, end);
+}
+
 size_t
 psd_pickle_measure(psd_span program)
 {
@@ -97,7 +139,7 @@ psd_pickle_measure(psd_span program)
         if (*next == PSD_OP_STOP) {
             return (size_t)(next + 1 - program.data);
         }
-        next = psd_opcode_end(next, end);
+        next = opcode_end(next, end);
         if (next == NULL) {
             return 0;
         }
@@ -126,7 +168,7 @@ psd_pickle_may_name(psd_span program)
     const uint8_t *next = program.data, *end = program.data + program.size;
     while (next != NULL && next < end && is_opcode(*next)) {
         const uint8_t *opcode = next;
-        next = psd_opcode_end(opcode, end);
+        next = opcode_end(opcode, end);
         switch (*opcode) {
         case PSD_OP_GLOBAL:
         case PSD_OP_INST:

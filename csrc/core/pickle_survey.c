@@ -161,6 +161,9 @@ meet(walk *w, psd_ref ref, bool *seen)
         return fail(w, "a reference to a value that does not exist");
     }
     const psd_value *value = psd_value_at(pool, ref);
+    if (value->kind != PSD_KIND_INVALID && psd_is_inline(value)) {
+        return PSD_OK;
+    }
     psd_note *note = &w->survey->notes[ref];
     if (note->order != 0) {
         psd_note *from = &w->survey->notes[w->visits[w->depth - 1].ref];
@@ -168,7 +171,9 @@ meet(walk *w, psd_ref ref, bool *seen)
         from->group = from->group < note->order ? from->group : note->order;
         return PSD_OK;
     }
-    if (value->kind != PSD_KIND_INVALID && psd_is_inline(value)) {
+    if (value->kind == PSD_KIND_TEXT) {
+        note->order =
+            DONE; /* most of them: neither checked, nor of any word, nor a way on */
         return PSD_OK;
     }
     psd_status status = check(w, value);

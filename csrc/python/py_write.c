@@ -54,11 +54,11 @@ turn_round(py_writer *w, uint32_t from)
 
 /* ---------------------------------------------------------------- memo */
 
-/* The number of an object met before, 0 if new; -1: an exception is set. */
-int64_t
-py_known(PyObject *memo, PyObject *key)
+/* The number of a text or a global met before, 0 if new; -1: an exception is set. */
+static int64_t
+known(py_writer *w, PyObject *key)
 {
-    PyObject *number = PyDict_GetItemWithError(memo, key); /* borrowed */
+    PyObject *number = PyDict_GetItemWithError(w->texts, key); /* borrowed */
     if (number == NULL) {
         return PyErr_Occurred() == NULL ? 0 : -1;
     }
@@ -66,20 +66,11 @@ py_known(PyObject *memo, PyObject *key)
 }
 
 static bool
-remember(PyObject *memo, PyObject *key, psd_ref ref)
+remember(py_writer *w, PyObject *key, psd_ref ref)
 {
     PyObject *number = PyLong_FromUnsignedLong(ref);
-    bool done = number != NULL && PyDict_SetItem(memo, key, number) == 0;
+    bool done = number != NULL && PyDict_SetItem(w->texts, key, number) == 0;
     Py_XDECREF(number);
-    return done;
-}
-
-bool
-py_remember_object(py_writer *w, PyObject *object, psd_ref ref)
-{
-    PyObject *key = PyLong_FromVoidPtr(object);
-    bool done = key != NULL && remember(w->memo, key, ref);
-    Py_XDECREF(key);
     return done;
 }
 
@@ -124,7 +115,7 @@ utf8_of(py_writer *w, PyObject *object, const char *errors, psd_span *text)
 static bool
 write_text(py_writer *w, PyObject *object, psd_ref *slot)
 {
-    int64_t number = py_known(w->texts, object);
+    int64_t number = known(w, object);
     if (number != 0) {
         *slot = number > 0 ? (psd_ref)number : 0;
         return number > 0;
@@ -133,7 +124,7 @@ write_text(py_writer *w, PyObject *object, psd_ref *slot)
     /* Pickles hold lone surrogates as three bytes each. */
     return utf8_of(w, object, "surrogatepass", &text) &&
            py_made(w, psd_new_text(&w->pool, PSD_KIND_TEXT, text), slot) &&
-           remember(w->texts, object, *slot);
+           remember(w, object, *slot);
 }
 
 /* Beyond 64 bits: as the shortest two's complement that holds it. */
@@ -189,7 +180,7 @@ write_bytes(py_writer *w, PyObject *object, psd_kind kind, psd_ref *slot)
     }
     psd_span span = {(const uint8_t *)data, (size_t)size};
     return py_made(w, psd_new_text(&w->pool, kind, span), slot) &&
-           py_remember_object(w, object, *slot);
+           py_memo_put(&w->memo, object, *slot);
 }
 
 /* ---------------------------------------------------------------- containers */
@@ -209,7 +200,7 @@ new_container(py_writer *w, PyObject *object, psd_kind kind, size_t count,
     }
     psd_ref ref = psd_new_items(&w->pool, kind, zeros, (uint32_t)count);
     free(zeros);
-    if (!py_made(w, ref, slot) || !py_remember_object(w, object, ref)) {
+    if (!py_made(w, ref, slot) || !py_memo_put(&w->memo, object, ref)) {
         return false;
     }
     *slots = psd_value_at(&w->pool, ref)->as.items;
@@ -325,7 +316,7 @@ static bool
 write_global(py_writer *w, PyObject *module, PyObject *name, psd_ref *slot)
 {
     PyObject *key = PyTuple_Pack(2, module, name);
-    int64_t number = key == NULL ? -1 : py_known(w->texts, key);
+    int64_t number = key == NULL ? -1 : known(w, key);
     if (number != 0) {
         Py_XDECREF(key);
         *slot = number > 0 ? (psd_ref)number : 0;
@@ -336,7 +327,7 @@ write_global(py_writer *w, PyObject *module, PyObject *name, psd_ref *slot)
     bool done = utf8_of(w, module, "surrogateescape", &module_text) &&
                 utf8_of(w, name, "surrogateescape", &name_text) && py_keep(w, key) &&
                 py_made(w, psd_new_global(&w->pool, module_text, name_text, 0), slot) &&
-                remember(w->texts, key, *slot);
+                remember(w, key, *slot);
     Py_DECREF(key);
     return done;
 }
@@ -413,7 +404,7 @@ write_call(py_writer *w, PyObject *object, PyObject *tuple, psd_ref *slot)
     }
     psd_ref ref = psd_new_call(&w->pool, form, callable, 0, 0, 0);
     return py_made(w, ref, slot) && py_keep(w, object) && py_keep(w, tuple) &&
-           py_remember_object(w, object, ref) &&
+           py_memo_put(&w->memo, object, ref) &&
            put_call(w, psd_value_at(&w->pool, ref)->as.call, &d);
 }
 
@@ -446,7 +437,7 @@ write_other(py_writer *w, PyObject *object, psd_ref *slot)
         PyObject *instead = PyList_GetItem(form, 0); /* borrowed, kept with its list */
         w->instead = true;
         done = py_keep(w, form) && py_keep(w, object) &&
-               write_object(w, instead, slot) && py_remember_object(w, object, *slot);
+               write_object(w, instead, slot) && py_memo_put(&w->memo, object, *slot);
         w->instead = false;
     }
     else if (form != NULL) {
@@ -474,12 +465,9 @@ write_object(py_writer *w, PyObject *object, psd_ref *slot)
     if (PyUnicode_CheckExact(object)) {
         return write_text(w, object, slot);
     }
-    PyObject *key = PyLong_FromVoidPtr(object);
-    int64_t number = key == NULL ? -1 : py_known(w->memo, key);
-    Py_XDECREF(key);
-    if (number != 0) {
-        *slot = number > 0 ? (psd_ref)number : 0;
-        return number > 0;
+    *slot = py_memo_find(&w->memo, object);
+    if (*slot != 0) {
+        return true;
     }
     int array = py_write_array(w, object, slot);
     if (array != 0) {
@@ -532,13 +520,11 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
     psd_arena_init(&w->arena, py_page_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
     psd_model_init(&w->model, py_alloc(), (psd_hash_key){0, 0}); /* no names in it */
-    w->memo = PyDict_New();
     w->texts = PyDict_New();
     w->dtypes = PyDict_New();
     w->kept = PyList_New(0);
     w->marks = PyObject_GetAttrString(values, "marks");
-    return w->marks != NULL && w->memo != NULL && w->texts != NULL &&
-           w->dtypes != NULL && w->kept != NULL;
+    return w->marks != NULL && w->texts != NULL && w->dtypes != NULL && w->kept != NULL;
 }
 
 static void
@@ -550,7 +536,7 @@ writer_clear(py_writer *w)
     psd_model_clear(&w->model);
     psd_pool_clear(&w->pool);
     psd_arena_clear(&w->arena);
-    Py_XDECREF(w->memo);
+    py_memo_clear(&w->memo);
     Py_XDECREF(w->texts);
     Py_XDECREF(w->dtypes);
     Py_XDECREF(w->kept);

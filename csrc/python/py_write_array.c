@@ -170,7 +170,7 @@ enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
     m->tensors[m->tensor_count] = t;
     /* A placeholder of the right kind; numbers of tensors are never memoized by value. */
     psd_ref ref = psd_new_none(&w->pool);
-    if (!py_made(w, ref, slot) || !py_remember_object(w, object, ref)) {
+    if (!py_made(w, ref, slot) || !py_memo_put(&w->memo, object, ref)) {
         return false;
     }
     psd_value *value = psd_value_at(&w->pool, ref);

@@ -19,12 +19,24 @@ typedef struct {
     uint32_t tensor;
 } py_extent;
 
+/* Numbers by the address of an object that the writer keeps alive. */
+typedef struct {
+    PyObject *object; /* NULL: the slot is free */
+    psd_ref ref;
+} py_memo_slot;
+
+typedef struct {
+    py_memo_slot *slots; /* NULL until there is one */
+    size_t mask;         /* one less than their number, a power of two */
+    size_t count;
+} py_memo;
+
 typedef struct {
     PyObject *values;     /* the Python side */
     PyObject *parameters; /* {id of an array: (flags, attributes)} or None */
     PyObject *marks;      /* the same of all arrays, as files told */
     unsigned left_out;    /* flags that are not written, whoever says them */
-    PyObject *memo;       /* {id of an object: number} */
+    py_memo memo;         /* what was met */
     PyObject *texts;      /* {str: number}: equal texts are one value */
     PyObject *dtypes;     /* {NumPy dtype: torch's name or None} */
     PyObject *kept;       /* everything whose address or bytes are in use */
@@ -59,11 +71,11 @@ bool py_put(py_writer *w, PyObject *object, psd_ref *slot);
 /* Fill the slot with a value just made; false with an exception set when ref is 0. */
 bool py_made(py_writer *w, psd_ref ref, psd_ref *slot);
 
-/* The number of a key met before, 0 if new; -1: an exception is set. */
-int64_t py_known(PyObject *memo, PyObject *key);
-
-/* This object is that value from now on. */
-bool py_remember_object(py_writer *w, PyObject *object, psd_ref ref);
+/* The number of an object met before, 0 if it is new; and to remember one, which fails
+ * with an exception set. */
+psd_ref py_memo_find(const py_memo *memo, const PyObject *object);
+bool py_memo_put(py_memo *memo, PyObject *object, psd_ref ref);
+void py_memo_clear(py_memo *memo);
 
 /* 1: written as a tensor, 0: no array that torch has a dtype for, -1: failed. */
 int py_write_array(py_writer *w, PyObject *object, psd_ref *slot);

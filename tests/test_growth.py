@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files far larger than memory: what is opened costs what its directory costs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+
+import kit
+import numpy as np
+import pytest
+
+import pystatedict as psd
+
+RECORD = 1 << 30
+COUNT = 100
+ELEMENTS = RECORD // 4
+
+
+class Sparse:
+    """An archive of zip64 records of which only headers stand on the disk."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._file = path.open("wb")
+        self._directory: list[bytes] = []
+
+    def add(self, name: str, size: int, data: bytes = b"") -> None:
+        """A stored record that states no CRC; its bytes are `data` and then a hole."""
+        at, encoded = self._file.tell(), name.encode()
+        wide = struct.pack("<HHQQ", 1, 16, size, size)
+        ones, flags = 0xFFFFFFFF, 1 << 11
+        head = struct.pack("<HHHHIIIHH", flags, 0, 0, 0x21, 0, ones, ones, len(encoded), 20)
+        self._file.write(b"PK\3\4" + struct.pack("<H", 45) + head + encoded + wide)
+        wide = struct.pack("<HHQQQ", 1, 24, size, size, at)
+        head = struct.pack(
+            "<HHHHIIIHHHHHII", flags, 0, 0, 0x21, 0, ones, ones, len(encoded), 28, 0, 0, 0, 0, ones
+        )
+        self._directory.append(b"PK\1\2" + struct.pack("<HH", 45, 45) + head + encoded + wide)
+        self._file.write(data)
+        self._file.seek(size - len(data), os.SEEK_CUR)
+
+    def close(self) -> None:
+        """The directory, its zip64 end record, the locator, and the end record."""
+        at, directory = self._file.tell(), b"".join(self._directory)
+        count, size = len(self._directory), len(directory)
+        end = struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, size, at)
+        self._file.write(directory + b"PK\6\6" + end)
+        self._file.write(b"PK\6\7" + struct.pack("<IQI", 0, at + size, 1))
+        self._file.write(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 65535, 65535, -1 & 0xFFFFFFFF,
+                                                 0xFFFFFFFF, 0))  # fmt: skip
+        self._file.close()
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """100 GiB of float32 in 100 tensors, of which the first number of each is told."""
+    path = tmp_path_factory.mktemp("huge") / "huge.pth"
+    names = {f"w{i}": kit.tensor(str(i), (ELEMENTS,)) for i in range(COUNT)}
+    program = kit.program(kit.dict_of(names))
+    archive = Sparse(path)
+    try:
+        archive.add("huge/data.pkl", len(program), program)
+        for i in range(COUNT):
+            archive.add(f"huge/data/{i}", RECORD, struct.pack("<f", i))
+        archive.close()
+    except OSError as error:
+        if error.errno in (errno.EFBIG, errno.ENOSPC, errno.EINVAL):
+            pytest.skip(f"no sparse file of 100 GiB here: {error}")
+        raise
+    assert path.stat().st_size > COUNT * RECORD
+    return path
+
+
+def test_a_file_of_a_hundred_gib_is_listed_and_mapped(huge: pathlib.Path) -> None:
+    with psd.open(huge) as checkpoint:
+        assert len(checkpoint) == COUNT
+        assert checkpoint["w99"].nbytes == RECORD
+    state_dict = psd.load(huge)
+    for i in (0, 57, COUNT - 1):
+        tensor = state_dict[f"w{i}"]
+        assert (tensor.shape, tensor.dtype) == ((ELEMENTS,), np.float32)
+        assert (tensor[0], tensor[-1]) == (i, 0)
+
+
+OPENING = """
+import resource, sys
+import pystatedict as psd
+before = resource.getrusage(resource.RUSAGE_SELF)
+with psd.open(sys.argv[1]) as checkpoint:
+    count = len(checkpoint)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(count, after.ru_maxrss - before.ru_maxrss, after.ru_majflt + after.ru_minflt
+      - before.ru_majflt - before.ru_minflt)
+"""
+
+
+def test_of_a_file_of_a_hundred_gib_only_the_directory_is_touched(huge: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING, str(huge)], capture_output=True, text=True, check=True
+    )
+    count, kib, faults = map(int, done.stdout.split())
+    assert count == COUNT
+    assert kib < 16 << 10
+    assert faults < 4000  # pages that were looked at, and those of the modules
