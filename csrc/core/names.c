@@ -25,22 +25,27 @@ psd_names_clear(psd_names *names)
 }
 
 /* The slot of the name, or the free one where it belongs. */
-static uint32_t *
-slot_of(const psd_names *names, psd_span text)
+static psd_slot *
+slot_of(const psd_names *names, psd_span text, uint32_t *tag)
 {
-    uint32_t mask = names->slot_count - 1;
-    uint32_t at = (uint32_t)psd_hash(names->key, text) & mask;
-    while (names->slots[at] != 0 &&
-           !psd_span_equal(names->entries[names->slots[at] - 1].text, text)) {
-        at = (at + 1) & mask;
+    uint64_t hash = psd_hash(names->key, text);
+    uint32_t mask = names->slot_count - 1, at = (uint32_t)hash & mask;
+    *tag = psd_slot_tag(hash);
+    for (;; at = (at + 1) & mask) {
+        psd_slot *slot = &names->slots[at];
+        if (slot->number == 0 ||
+            (slot->tag == *tag &&
+             psd_span_equal(names->entries[slot->number - 1].text, text))) {
+            return slot;
+        }
     }
-    return &names->slots[at];
 }
 
 uint32_t *
 psd_names_find(const psd_names *names, psd_span text)
 {
-    uint32_t entry = names->slot_count == 0 ? 0 : *slot_of(names, text);
+    uint32_t tag;
+    uint32_t entry = names->slot_count == 0 ? 0 : slot_of(names, text, &tag)->number;
     return entry == 0 ? NULL : &names->entries[entry - 1].number;
 }
 
@@ -60,7 +65,7 @@ grow_slots(psd_names *names, uint32_t names_in_all)
         return count == before;
     }
     psd_alloc alloc = names->alloc;
-    uint32_t *slots = alloc.resize(alloc.ctx, NULL, 0, (size_t)size);
+    psd_slot *slots = alloc.resize(alloc.ctx, NULL, 0, (size_t)size);
     if (slots == NULL) {
         return false;
     }
@@ -71,7 +76,9 @@ grow_slots(psd_names *names, uint32_t names_in_all)
     names->slots = slots;
     names->slot_count = count;
     for (uint32_t i = 0; i < names->count; i++) {
-        *slot_of(names, names->entries[i].text) = i + 1;
+        uint32_t tag;
+        psd_slot *slot = slot_of(names, names->entries[i].text, &tag);
+        *slot = (psd_slot){i + 1, tag};
     }
     return true;
 }
@@ -93,13 +100,14 @@ psd_names_put(psd_names *names, psd_span text, uint32_t number, bool *added)
     if (names->count == UINT32_MAX || !psd_names_reserve(names, names->count + 1)) {
         return NULL;
     }
-    uint32_t *slot = slot_of(names, text);
-    *added = *slot == 0;
+    uint32_t tag;
+    psd_slot *slot = slot_of(names, text, &tag);
+    *added = slot->number == 0;
     if (*added) {
         names->entries[names->count++] = (psd_name){text, number};
-        *slot = names->count;
+        *slot = (psd_slot){names->count, tag};
     }
-    return &names->entries[*slot - 1].number;
+    return &names->entries[slot->number - 1].number;
 }
 
 bool

@@ -18,7 +18,7 @@ typedef struct {
     psd_hash_key key;
     psd_name *entries; /* in the order in which they were added */
     uint32_t count, capacity;
-    uint32_t *slots;     /* entry number + 1, or 0 */
+    psd_slot *slots;     /* of entries */
     uint32_t slot_count; /* a power of two, or 0 */
 } psd_names;
 

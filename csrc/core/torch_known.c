@@ -82,7 +82,6 @@ psd_torch_is_plain(const psd_global *global, bool called)
     switch (psd_known_of(global->tag)) {
     case PSD_KNOWN_NOTHING:
     case PSD_KNOWN_GETATTR:
-    case PSD_KNOWN_ORDERED_DICT:
     case PSD_KNOWN_COMPILED:
     case PSD_KNOWN_GRAPH_MODULE: return false;
     case PSD_KNOWN_LOAD_FROM_BYTES: return !called;

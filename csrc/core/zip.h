@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     psd_zip_entry *entries; /* in the order of the directory */
     uint32_t count;
-    uint32_t *slots; /* hash index over folded names: entry number + 1, or 0 */
+    psd_slot *slots; /* hash index of the entries, over folded names */
     uint32_t slot_mask;
     psd_hash_key key;
     bool exact;                /* names that differ by case alone are two */

@@ -127,17 +127,20 @@ is_taken(const psd_zip *zip, psd_span a, psd_span b)
 }
 
 /* The slot of an entry that `name` may not stand beside, or a free one. */
-static uint32_t *
-find_slot(const psd_zip *zip, psd_span name)
+static psd_slot *
+find_slot(const psd_zip *zip, psd_span name, uint32_t *tag)
 {
     uint64_t hash =
         zip->exact ? psd_hash(zip->key, name) : psd_hash_folded(zip->key, name);
-    size_t i = (size_t)hash & zip->slot_mask;
-    while (zip->slots[i] != 0 &&
-           !is_taken(zip, zip->entries[zip->slots[i] - 1].name, name)) {
-        i = (i + 1) & zip->slot_mask;
+    *tag = psd_slot_tag(hash);
+    for (size_t i = (size_t)hash & zip->slot_mask;; i = (i + 1) & zip->slot_mask) {
+        psd_slot *slot = &zip->slots[i];
+        if (slot->number == 0 ||
+            (slot->tag == *tag &&
+             is_taken(zip, zip->entries[slot->number - 1].name, name))) {
+            return slot;
+        }
     }
-    return &zip->slots[i];
 }
 
 /* At most half of the slots are taken, so a search is short. */
@@ -156,14 +159,15 @@ psd_zip_index_names(psd_zip *zip, psd_arena *arena, psd_error *err)
     zip->slot_mask = (uint32_t)(room - 1);
     for (uint32_t i = 0; i < zip->count; i++) {
         psd_span name = zip->entries[i].name;
-        uint32_t *slot = find_slot(zip, name);
-        if (*slot != 0) {
+        uint32_t tag;
+        psd_slot *slot = find_slot(zip, name, &tag);
+        if (slot->number != 0) {
             psd_fail(err, PSD_DUPLICATE, zip->entries[i].header_offset,
                      "two records have the same name");
             psd_fail_entry(err, name);
-            return psd_fail_subject(err, zip->entries[*slot - 1].name);
+            return psd_fail_subject(err, zip->entries[slot->number - 1].name);
         }
-        *slot = i + 1;
+        *slot = (psd_slot){i + 1, tag};
     }
     return PSD_OK;
 }
@@ -174,9 +178,9 @@ psd_zip_find(const psd_zip *zip, psd_span name)
     if (zip->count == 0) {
         return NULL;
     }
-    uint32_t slot = *find_slot(zip, name);
-    if (slot == 0 || !same_name(zip->entries[slot - 1].name, name, false)) {
+    uint32_t tag, number = find_slot(zip, name, &tag)->number;
+    if (number == 0 || !same_name(zip->entries[number - 1].name, name, false)) {
         return NULL;
     }
-    return &zip->entries[slot - 1];
+    return &zip->entries[number - 1];
 }

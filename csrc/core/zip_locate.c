@@ -8,17 +8,19 @@
 
 /*
  * A window on the file, which moves forward.  One fetch holds the whole header
- * of an ordinary record: 30 bytes, a name, and a padding of at most 67.
+ * of an ordinary record: 30 bytes, a name, and a padding of at most 67.  Of a map
+ * no more than that is copied; a fetch from afar costs the same for more.
  */
 typedef struct {
     const psd_input *input;
     const psd_zip_entry *entry;
     uint64_t offset; /* of bytes[0] */
     size_t size;
+    size_t most; /* at once */
     uint8_t bytes[512];
 } window;
 
-enum { PIECE = 256 };
+enum { PIECE = 128, NEAR = 128, FAR = 512 };
 
 static psd_status
 fails(const window *w, psd_status status, uint64_t offset, const char *sentence,
@@ -39,7 +41,7 @@ look(window *w, uint64_t offset, size_t size, const uint8_t **bytes, psd_error *
     }
     if (offset < w->offset || !psd_fits(offset - w->offset, size, w->size)) {
         uint64_t left = w->entry->limit - offset;
-        w->size = left < sizeof w->bytes ? (size_t)left : sizeof w->bytes;
+        w->size = left < w->most ? (size_t)left : w->most;
         w->offset = offset;
         psd_status status = psd_input_copy(w->input, offset, w->size, w->bytes, err);
         if (status != PSD_OK) {
@@ -245,6 +247,7 @@ psd_zip_locate(const psd_input *input, const psd_zip_entry *entry, uint64_t *off
     w.entry = entry;
     w.offset = 0;
     w.size = 0;
+    w.most = input->data != NULL ? NEAR : FAR;
     header h = {.offset = entry->header_offset};
     psd_status status = read_header(&w, &h, err);
     if (status == PSD_OK) {

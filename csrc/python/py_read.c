@@ -763,13 +763,13 @@ py_mark(py_archive *archive, uint32_t tensor, PyObject *values, PyObject *array,
 static bool
 mark_tensors(reader *r)
 {
+    const psd_model *model = &r->archive->core.model;
     bool done = true;
-    for (psd_ref ref = 1; !r->meta && done && ref <= r->pool->count; ref++) {
-        const psd_value *v = psd_value_at(r->pool, ref);
-        if (r->objects[ref] != NULL && v->kind == PSD_KIND_TENSOR) {
-            psd_ref state = r->archive->core.model.tensors[v->as.index].state;
-            done = py_mark(r->archive, v->as.index, r->values, r->objects[ref],
-                           r->objects[state]);
+    for (uint32_t i = 0; !r->meta && done && i < model->tensor_count; i++) {
+        const psd_tensor *t = &model->tensors[i];
+        if (t->at != 0 && r->objects[t->at] != NULL) {
+            done = py_mark(r->archive, i, r->values, r->objects[t->at],
+                           r->objects[t->state]);
         }
     }
     return done;

@@ -88,9 +88,26 @@ globals_of(const psd_pool *pool, const uint8_t *uses, uint64_t base, bool unknow
     return list;
 }
 
+/* Is there a name that is not plain, or would not be if it were called? */
+static bool
+any_unknown(const psd_pool *pool)
+{
+    bool found = false;
+    for (psd_ref ref = 1; ref <= pool->count && !found; ref++) {
+        const psd_value *value = psd_value_at(pool, ref);
+        found = value->kind == PSD_KIND_GLOBAL &&
+                !psd_torch_is_plain(value->as.global, true);
+    }
+    return found;
+}
+
 PyObject *
 py_globals(const psd_pool *pool, uint64_t base, bool unknown_only)
 {
+    if (unknown_only && !any_unknown(pool)) {
+        return PyList_New(
+            0); /* of an ordinary state_dict, whatever is done with them */
+    }
     uint8_t *uses = uses_of(pool);
     if (uses == NULL) {
         return PyErr_NoMemory();

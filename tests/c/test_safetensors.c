@@ -842,7 +842,7 @@ test_exact_names_stand_apart(void)
     const psd_zip *zip = &o.archive.zip;
     uint32_t run = 0, longest = 0;
     for (uint32_t i = 0; i <= zip->slot_mask; i++) {
-        run = zip->slots[i] == 0 ? 0 : run + 1;
+        run = zip->slots[i].number == 0 ? 0 : run + 1;
         longest = run > longest ? run : longest;
     }
     CHECK(longest < COUNT / 8);

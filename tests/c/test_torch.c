@@ -592,7 +592,7 @@ test_plain_names(void)
         {"torch.nn.parameter", "Parameter", true, true},
         {"_codecs", "encode", true, true},
         {"torch.storage", "_load_from_bytes", true, false},
-        {"collections", "OrderedDict", false, false},
+        {"collections", "OrderedDict", true, true},
         {"builtins", "getattr", false, false},
         {"torch._dynamo.eval_frame", "OptimizedModule", false, false},
         {"torch.fx.graph_module", "reduce_graph_module", false, false},
