@@ -164,7 +164,9 @@ def load(
 
     with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
-    archive, root = open_at(f, root, access="copy" if mmap is False else "map", limits=limits)
+    held: list[_core.Source] = []
+    access: Access = "copy" if mmap is False else "map"
+    archive, root = open_at(f, root, access=access, limits=limits, held=held)
     try:
         with _Naming(archive.path):
             if verify:
@@ -181,6 +183,9 @@ def load(
     except BaseException:
         archive.close()  # whoever keeps the traceback keeps what it refers to
         raise
+    finally:
+        for source in held:
+            source.close_file()
     if archive.end and hasattr(f, "read"):
         _go_behind(f, archive.end)
     if copy:

@@ -10,7 +10,16 @@ from typing_extensions import Buffer
 class Source:
     """A buffer held open: the base of every array.  Never lets go while it lives."""
 
-    def __new__(cls, buffer: Buffer, /, *, stamp: tuple[int, ...] | None = None) -> Source: ...
+    def __new__(
+        cls,
+        buffer: Buffer,
+        /,
+        *,
+        stamp: tuple[int, ...] | None = None,
+        fd: int = -1,
+        start: int = 0,
+    ) -> Source:
+        """`fd`: the file that is mapped from `start` on; what is copied is read from it."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @classmethod
     def of_file(
@@ -23,6 +32,8 @@ class Source:
     def readonly(self) -> bool: ...
     def read(self, offset: int, size: int, /) -> bytes:
         """A copy of these bytes; fewer at the end."""
+    def close_file(self) -> None:
+        """Close the file beside a map; before others may use the Source."""
     def slice(self, start: int, size: int, /) -> Source:
         """The same bytes from there on, so many, as a Source; fewer at the end."""
 

@@ -28,19 +28,20 @@ _UNTRACKED: dict[str, Any] = (
 )
 
 
-def open_source(f: Any, access: Access = "map") -> tuple[Source, str | None]:
+def open_source(f: Any, access: Access = "map", beside: bool = False) -> tuple[Source, str | None]:
     """(bytes held open, path or None) of a path, file object or bytes-like object.
 
     A file is mapped privately, copy-on-write: arrays on it are writable and the file never
     changes.  An open file counts from its current position.  With "copy" the bytes are read
     into memory of their own; with "read" where they are wanted, so that nothing dies of a
-    file that somebody shortens.
+    file that somebody shortens.  `beside`: the file of a path stays open beside its map, for
+    what is copied, until close_file().
     """
     if isinstance(f, (str, os.PathLike)):
         path = os.fsdecode(os.fspath(f))
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
-            return _from_fd(fd, 0, access, path), path
+            return _from_fd(fd, 0, access, path, beside), path
         finally:
             os.close(fd)
     try:
@@ -115,7 +116,9 @@ def _is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
-def _from_fd(fd: int, start: int, access: Access, path: str | None = None) -> Source:
+def _from_fd(
+    fd: int, start: int, access: Access, path: str | None = None, beside: bool = False
+) -> Source:
     found = os.fstat(fd)
     size = found.st_size
     if not stat.S_ISREG(found.st_mode):
@@ -130,7 +133,12 @@ def _from_fd(fd: int, start: int, access: Access, path: str | None = None) -> So
         return Source.of_file(fd, start, size - start, stamp)
     if access == "copy":
         return Source(_read_all(fd, start, size - start), stamp=stamp)
-    return Source(_map(fd, start, size), stamp=stamp)
+    beside = beside and size >= _WORTH_A_FILE
+    return Source(_map(fd, start, size), stamp=stamp, fd=fd if beside else -1, start=start)
+
+
+# Of a file so small a map is as good.
+_WORTH_A_FILE = 1 << 20
 
 
 def _map(fd: int, start: int, size: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from pystatedict._checkpoint import check_records
 from pystatedict._core import Archive
 from pystatedict._errors import CorruptError, StateDictError
 from pystatedict._fileset import FileSet
@@ -133,17 +134,13 @@ class _Examination:
         """Check the records of one file; take what stands in damaged ones for lost."""
         bad: set[str] = set()
         records = archive.records()
-        for index, record in enumerate(records):
-            try:
-                if archive.verify(index):
-                    self.checked += 1
-                else:
-                    self.unchecked += 1
-            except StateDictError as error:
-                error.path = archive.path
-                self.problems.append(error)
+        for record, told in zip(records, check_records(archive, all=True), strict=True):
+            if isinstance(told, StateDictError):
+                told.path = archive.path
+                self.problems.append(told)
                 bad.add(record[0])
-                self.checked += 1
+            self.checked += told is not False
+            self.unchecked += told is False
         if not records:
             self.unchecked += archive.storage_count
         archive.lose([i for i, name in enumerate(archive.storage_records()) if name in bad])

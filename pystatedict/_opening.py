@@ -42,19 +42,23 @@ def open_at(
     access: Access = "map",
     limits: Mapping[str, int] | None = None,
     salvage: bool = False,
+    held: list[Source] | None = None,
 ) -> tuple[Opened, str | None]:
     """The archive, or several files as one, in which ``root=`` is to be followed, and what of
     it is left to follow.
 
-    Some files hold several pickles or models: the first part of `root` says which.
+    Some files hold several pickles or models: the first part of `root` says which.  `held`
+    gets the Source whose file is open beside its map, for who reads on and lets go then.
     """
     bounds = dict(limits) if limits else None
     files = open_files(f, access, bounds, salvage)
     if files is not None:
         return files, root
-    source, path = open_source(f, access)
+    source, path = open_source(f, access, beside=True)
     try:
         archive, rest = _open(source, path, bounds, root, salvage)
+        if held is not None:
+            held.append(source)
     except UnsupportedError as error:
         if error.code != "torch-shards" or not isinstance(f, (str, os.PathLike)):
             raise
@@ -62,6 +66,9 @@ def open_at(
         from pystatedict._shards import open_index
 
         return open_index(os.fsdecode(os.fspath(f)), How(access, bounds, salvage)), root
+    finally:
+        if not held:
+            source.close_file()
     if root is not None and root != rest and archive.place is None:
         # TensorInfos that travel to another process need it.
         archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])

@@ -395,3 +395,66 @@ def test_arrays_that_are_no_tensors_are_kept(tmp_path: pathlib.Path) -> None:
     assert (done.kept, done.lost, len(done.problems)) == (("a", "b"), ("text",), 1)
     with np.load(out) as arrays:
         assert list(arrays) == ["a", "b", "more"]
+
+
+# ------------------------------------------------------------------ by several threads
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """40 records of a MiB, three of them damaged."""
+    path = tmp_path_factory.mktemp("large") / "large.pth"
+    psd.save({f"w{i}": np.full(1 << 18, i, "f4") for i in range(40)}, path)
+    with psd.open(path) as checkpoint:
+        starts = [checkpoint.archive.locate(2 + i) for i in (7, 8, 30)]
+    with path.open("r+b") as file:
+        for start in starts:
+            file.seek(start + 1000)
+            file.write(b"!")
+    return path
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_first_bad_record_is_told_however_many_look(
+    large: pathlib.Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: threads)
+    for _ in range(10):
+        with psd.open(large) as checkpoint, pytest.raises(psd.ChecksumError) as caught:
+            checkpoint.verify()
+        assert caught.value.entry == "archive/data/7"
+        report = psd.verify(large)
+        assert [error.entry for error in report.problems] == [
+            "archive/data/7", "archive/data/8", "archive/data/30",
+        ]  # fmt: skip
+        assert (report.checked, report.damaged) == (43, ("w7", "w8", "w30"))
+
+
+def test_an_interrupt_ends_all_that_look(
+    large: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from pystatedict import _checkpoint
+
+    class Interrupted:
+        """An archive whose sixth record is never told of, for somebody pressed Ctrl-C."""
+
+        def __init__(self) -> None:
+            self.main = threading.main_thread()
+            self.begun = 0
+
+        def verify(self, index: int) -> bool:
+            self.begun += 1
+            if index >= 5 and threading.current_thread() is self.main:
+                raise KeyboardInterrupt
+            return True
+
+    archive: Any = Interrupted()
+    checks = _checkpoint._Checks(archive, 10_000_000, all=True)
+    with pytest.raises(KeyboardInterrupt):
+        checks.run(4)
+    assert archive.begun < 10_000_000
+    assert threading.active_count() == 1 or not any(
+        "work" in thread.name for thread in threading.enumerate()
+    )

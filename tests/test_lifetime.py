@@ -147,7 +147,9 @@ def test_the_map_inside_cannot_be_closed_either(path: pathlib.Path) -> None:
     source = root_of(arrays["w"])
     assert type(source) is _core.Source
     public = {name for name in dir(source) if not name.startswith("_")}
-    assert public == {"of_file", "read", "readonly", "size", "slice"}  # none of them lets go
+    # None of them lets go: close_file() is of the file beside the map, while it is loaded.
+    assert public == {"close_file", "of_file", "read", "readonly", "size", "slice"}
+    source.close_file()
     view = memoryview(source)
     assert view.nbytes == source.size == path.stat().st_size
     view.release()
@@ -832,3 +834,33 @@ def test_many_at_once(path: pathlib.Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     check(loaded[0])
     check(loaded[-1])
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells the descriptors")
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_of_a_large_file_no_more_stays_open_than_its_map(tmp_path: pathlib.Path, kind: str) -> None:
+    """While it is loaded the file stands open beside its map; not when that is done or fails."""
+    path = tmp_path / "large.pth"
+    psd.save({"w": np.arange(1 << 19, dtype="f4"), "b": B}, path, format=kind)
+    held = 0 if sys.version_info >= (3, 13) else 1
+    gc.collect()
+    before = descriptors()
+    arrays = psd.load(path)
+    assert descriptors() == before + held
+    assert arrays["w"][-1] == (1 << 19) - 1
+    with psd.open(path) as checkpoint:
+        assert descriptors() == before + 2 * held
+        assert checkpoint["w"].numpy()[1] == 1
+    del arrays, checkpoint
+    gc.collect()
+    assert descriptors() == before
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(psd.CorruptError):
+        psd.load(path)
+    gc.collect()
+    assert descriptors() == before

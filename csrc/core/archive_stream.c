@@ -36,6 +36,7 @@ static psd_status
 walk_list(psd_archive *archive, const psd_input *input, psd_error *err)
 {
     const psd_stream *stream = &archive->stream;
+    const psd_input counts = psd_input_for_pieces(input, stream->key_count);
     uint64_t offset = stream->data_offset;
     for (uint32_t i = 0; i < stream->key_count; i++) {
         psd_span key = stream->keys[i];
@@ -50,8 +51,8 @@ walk_list(psd_archive *archive, const psd_input *input, psd_error *err)
                          s->place == PSD_PLACE_NONE ? "a view of a storage is listed"
                                                     : "a storage is listed twice");
         }
-        psd_status status =
-            psd_stream_next(input, key, s->numel, s->size, &offset, &s->at.offset, err);
+        psd_status status = psd_stream_next(&counts, key, s->numel, s->size, &offset,
+                                            &s->at.offset, err);
         if (status == PSD_TRUNCATED && archive->options.salvage) {
             break; /* it and all behind it */
         }

@@ -6,8 +6,9 @@
 #include "archive_parts.h"
 #include "crc32.h"
 
-/* A CRC is computed in pieces, so that a remote record needs little memory. */
-#define PIECE ((size_t)1 << 20)
+/* A CRC is computed in pieces: a remote record needs little memory, and what was read is
+ * still in the cache. */
+#define PIECE ((size_t)256 << 10)
 
 /* ---------------------------------------------------------------- names */
 
@@ -323,20 +324,32 @@ psd_status
 psd_archive_crc_of_range(const psd_archive *archive, const psd_input *input,
                          uint64_t offset, uint64_t size, uint32_t *crc, psd_error *err)
 {
-    psd_status status = PSD_OK;
-    psd_arena scratch;
-    psd_arena_init(&scratch, archive->options.alloc);
+    psd_alloc alloc = archive->options.alloc;
+    bool at_hand = input->data != NULL;
+    size_t room = size < PIECE ? (size_t)size : PIECE;
     *crc = 0;
+    if (size == 0) {
+        return PSD_OK;
+    }
+    uint8_t *scratch = at_hand ? NULL : alloc.resize(alloc.ctx, NULL, 0, room);
+    if (!at_hand && scratch == NULL) {
+        return psd_fail_memory(err);
+    }
+    psd_status status = PSD_OK;
     for (uint64_t done = 0; done < size && status == PSD_OK;) {
         uint64_t left = size - done;
-        size_t piece = left < PIECE ? (size_t)left : PIECE;
-        psd_span bytes;
-        status = psd_input_view(input, offset + done, piece, &scratch, &bytes, err);
+        psd_span bytes = {scratch, left < room ? (size_t)left : room};
+        status =
+            at_hand
+                ? psd_input_view(input, offset + done, bytes.size, NULL, &bytes, err)
+                : psd_input_copy(input, offset + done, bytes.size, scratch, err);
         if (status == PSD_OK) {
             *crc = psd_crc32(*crc, bytes.data, bytes.size);
-            done += piece;
+            done += bytes.size;
         }
-        psd_arena_clear(&scratch);
+    }
+    if (!at_hand) {
+        alloc.resize(alloc.ctx, scratch, room, 0);
     }
     return status;
 }

@@ -16,6 +16,19 @@ check_range(const psd_input *input, uint64_t offset, uint64_t size, psd_error *e
     return PSD_OK;
 }
 
+/* What Linux maps around a page that is asked for. */
+#define CLOSE ((uint64_t)64 << 10)
+
+psd_input
+psd_input_for_pieces(const psd_input *input, uint64_t pieces)
+{
+    psd_input found = *input;
+    if (input->data != NULL && input->size / CLOSE < pieces) {
+        found.read = NULL;
+    }
+    return found;
+}
+
 psd_status
 psd_input_copy(const psd_input *input, uint64_t offset, size_t size, uint8_t *into,
                psd_error *err)
@@ -27,7 +40,7 @@ psd_input_copy(const psd_input *input, uint64_t offset, size_t size, uint8_t *in
     if (size == 0) {
         return PSD_OK;
     }
-    if (input->data != NULL) {
+    if (input->read == NULL) {
         memcpy(into, input->data + offset, size);
     }
     else if (!input->read(input->ctx, offset, size, into)) {

@@ -13,7 +13,8 @@
 /*
  * Either `data` is the whole file at hand, or `read` fetches a range into
  * memory of the caller's: exactly `size` bytes and true, or false when it
- * failed; the host then knows why.
+ * failed; the host then knows why.  Where there are both, what is to be copied
+ * is read: a few bytes of a large map cost a page of it each.
  */
 typedef struct {
     const uint8_t *data;
@@ -21,6 +22,10 @@ typedef struct {
     bool (*read)(void *ctx, uint64_t offset, size_t size, uint8_t *into);
     void *ctx;
 } psd_input;
+
+/* The input for so many small pieces all over it: where they stand close together, a page of
+ * the map tells of many, and there is nothing to be read. */
+psd_input psd_input_for_pieces(const psd_input *input, uint64_t pieces);
 
 /*
  * The bytes [offset, offset + size).  Borrowed from the input when the whole

@@ -76,6 +76,8 @@ py_arrays_init(py_arrays *arrays, py_archive *archive, PyObject *values, bool co
     if (arrays->source == NULL) {
         return false;
     }
+    arrays->input.input =
+        psd_input_for_pieces(&arrays->input.input, archive->core.zip.count);
     arrays->bases = calloc(count == 0 ? 1 : count, sizeof *arrays->bases);
     if (arrays->bases == NULL) {
         Py_CLEAR(arrays->source);

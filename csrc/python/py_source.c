@@ -6,7 +6,8 @@
  * that lets go.
  *
  * Or a file that is read where bytes are wanted: what is told of it cannot kill
- * the process when somebody shortens the file, as a map would.
+ * the process when somebody shortens the file, as a map would.  A map may have its
+ * file beside it for a while, too.
  */
 #include "py_module.h"
 
@@ -21,9 +22,9 @@
 typedef struct {
     PyObject_HEAD
     Py_buffer view; /* all zeros of a file */
-    bool is_file;
-    int fd;         /* a file's, our own */
-    uint64_t start; /* where in it the bytes begin */
+    bool is_file;   /* read, and not held */
+    int file;       /* a descriptor of our own + 1; 0: none */
+    uint64_t start; /* where in the file the bytes begin */
     uint64_t size;
     PyObject *stamp; /* what the file looked like, or NULL */
     PyObject *weak;  /* references to it, kept by CPython */
@@ -52,17 +53,25 @@ source_new(PyTypeObject *type, PyObject *buffer)
 static PyObject *
 source_new_slot(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "stamp", NULL};
+    static char *names[] = {"", "stamp", "fd", "start", NULL};
     PyObject *buffer, *stamp = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:Source", names, &buffer,
-                                     &stamp)) {
+    int fd = -1;
+    unsigned long long start = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OiK:Source", names, &buffer,
+                                     &stamp, &fd, &start)) {
         return NULL;
     }
-    PyObject *self = source_new(type, buffer);
-    if (self != NULL) {
-        ((py_source *)self)->stamp = Py_NewRef(stamp);
+    PyObject *object = source_new(type, buffer);
+    if (object != NULL) {
+        py_source *self = (py_source *)object;
+        self->stamp = Py_NewRef(stamp);
+#ifndef _WIN32
+        /* Without one, all comes from the map. */
+        self->file = fd < 0 ? 0 : fcntl(fd, F_DUPFD_CLOEXEC, 0) + 1;
+#endif
+        self->start = start;
     }
-    return self;
+    return object;
 }
 
 /* ---------------------------------------------------------------- files */
@@ -82,7 +91,7 @@ new_file(PyTypeObject *type, int fd, uint64_t start, uint64_t size, PyObject *st
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     self->is_file = true;
-    self->fd = own;
+    self->file = own + 1;
     self->start = start;
     self->size = size;
     self->stamp = Py_XNewRef(stamp);
@@ -135,8 +144,8 @@ py_source_input(PyObject *source, py_input *input)
     const py_source *self = (const py_source *)source;
     *input = (py_input){.input = {.data = self->view.buf, .size = self->size}};
 #ifndef _WIN32
-    if (self->is_file) {
-        input->fd = self->fd;
+    if (self->file != 0) {
+        input->fd = self->file - 1;
         input->start = self->start;
         input->input.read = read_file;
         input->input.ctx = input;
@@ -207,6 +216,22 @@ source_read(PyObject *self, PyObject *args)
     return bytes;
 }
 
+/* Of a map only: what is wanted from now on comes from it. */
+static PyObject *
+source_close_file(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    py_source *self = (py_source *)object;
+#ifndef _WIN32
+    if (!self->is_file && self->file != 0) {
+        (void)close(self->file - 1);
+        self->file = 0;
+    }
+#else
+    (void)self;
+#endif
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 source_slice(PyObject *object, PyObject *args)
 {
@@ -217,7 +242,7 @@ source_slice(PyObject *object, PyObject *args)
     }
 #ifndef _WIN32
     if (self->is_file) {
-        return new_file(Py_TYPE(object), self->fd, self->start + start, size,
+        return new_file(Py_TYPE(object), self->file - 1, self->start + start, size,
                         self->stamp);
     }
 #endif
@@ -299,8 +324,8 @@ source_dealloc(PyObject *self)
     PyObject_ClearWeakRefs(self);
     PyBuffer_Release(&((py_source *)self)->view);
 #ifndef _WIN32
-    if (((py_source *)self)->is_file) {
-        (void)close(((py_source *)self)->fd);
+    if (((py_source *)self)->file != 0) {
+        (void)close(((py_source *)self)->file - 1);
     }
 #endif
     Py_XDECREF(((py_source *)self)->stamp);
@@ -356,6 +381,9 @@ static PyMethodDef source_methods[] = {
     {"read", source_read, METH_VARARGS,
      PyDoc_STR("read($self, offset, size, /)\n--\n\n"
                "A copy of these bytes; fewer at the end.")},
+    {"close_file", source_close_file, METH_NOARGS,
+     PyDoc_STR("close_file($self, /)\n--\n\n"
+               "Close the file beside a map; before others may use the Source.")},
     {"slice", source_slice, METH_VARARGS,
      PyDoc_STR(
          "slice($self, start, size, /)\n--\n\n"
@@ -369,7 +397,7 @@ static PyMemberDef source_members[] = {
 };
 
 static PyType_Slot source_slots[] = {
-    {Py_tp_doc, "Source(buffer, /, *, stamp=None)\n--\n\n"
+    {Py_tp_doc, "Source(buffer, /, *, stamp=None, fd=-1, start=0)\n--\n\n"
                 "A buffer held open: the base of every array."},
     {Py_tp_new, source_new_slot},
     {Py_tp_dealloc, source_dealloc},
