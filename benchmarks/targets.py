@@ -79,13 +79,14 @@ def raw_read(path: str) -> mmap.mmap:
 
 
 def raw_write(path: str, data: mmap.mmap) -> None:
-    """The same bytes to a new file, and until they are on the disk, as save() does."""
-    with open(path, "wb", buffering=0) as file:
+    """The same bytes to a new file that is on the disk before it takes the old one's place."""
+    with open(path + ".new", "wb", buffering=0) as file:
         done = 0
         with memoryview(data) as view:
             while done < len(view):
                 done += file.write(view[done : done + (1 << 30)])
         os.fsync(file.fileno())
+    os.replace(path + ".new", path)
 
 
 def verify_map(path: str) -> None:

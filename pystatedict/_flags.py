@@ -251,8 +251,8 @@ def sidecar_to_write(
         keep_all = there or trainable == "sidecar" or not inside
         flags: Flags = {
             str(key): flag
-            for key, flag in sd._flags().items()
-            if flag is not None and (keep_all or flag_of(told.get(key, 0)) != flag)
+            for key, flag in sd._spoken().items()
+            if (keep_all or flag_of(told.get(key, 0)) != flag)
         }
         if flags:
             spoken.append((where.path(), flags))

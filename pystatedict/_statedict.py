@@ -92,7 +92,7 @@ class Trainable(MutableMapping[str, "bool | None"]):
         return len(self._owner)
 
     def __repr__(self) -> str:
-        return repr(self._owner._flags())
+        return repr({**dict.fromkeys(self._owner), **self._owner._spoken()})
 
 
 class StateDict(dict[Any, Any]):
@@ -209,15 +209,17 @@ class StateDict(dict[Any, Any]):
         """Which tensors are trainable, by name; see :class:`Trainable`."""
         return Trainable(self)
 
-    def _flags(self) -> dict[Any, bool | None]:
-        """What `trainable` says of every entry, at once."""
-        flags: dict[Any, bool | None] = dict.fromkeys(self)
+    def _spoken(self) -> dict[Any, bool]:
+        """What `trainable` says, without the entries of which nobody has said anything."""
+        flags: dict[Any, bool | None] = {}
         if MARKS:
             flags = {key: flag_of(mark_of(value)) for key, value in self.items()}
-        told = {key: flag_of(bits) for key, bits in self._told().items()}
-        for spoken in (told, self._said):
-            flags.update((key, flag) for key, flag in spoken.items() if key in flags)
-        return flags
+        flags.update((key, flag_of(bits)) for key, bits in self._told().items())
+        flags.update(self._said)
+        if not flags:
+            return {}
+        spoken = {key: flags.get(key) for key in self}
+        return {key: flag for key, flag in spoken.items() if flag is not None}
 
     def _set_matching(self, pattern: str, flag: bool) -> list[str]:
         from fnmatch import fnmatchcase
