@@ -106,3 +106,31 @@ def test_of_a_file_of_a_hundred_gib_only_the_directory_is_touched(huge: pathlib.
     assert count == COUNT
     assert kib < 16 << 10
     assert faults < 4000  # pages that were looked at, and those of the modules
+
+
+READING = """
+import re, sys
+import numpy
+import pystatedict as psd
+def most():
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status.read())[1])
+psd.load(sys.argv[1], mmap=False)
+before = most()
+state_dict = psd.load(sys.argv[2], mmap=False)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="nothing tells the peak")
+def test_a_file_that_is_read_takes_its_own_size_and_little_more(tmp_path: pathlib.Path) -> None:
+    small, large = tmp_path / "small.pth", tmp_path / "large.pth"
+    psd.save({"w": np.zeros(4, "f4")}, small)
+    psd.save({f"w{i}": np.full(1 << 18, i, "f4") for i in range(64)}, large)
+    done = subprocess.run(
+        [sys.executable, "-c", READING, str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 1.05 * large.stat().st_size

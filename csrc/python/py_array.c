@@ -405,16 +405,22 @@ packed_array(const py_base *base, const psd_tensor *t, PyObject *dtype)
     return array;
 }
 
-/* Byte strides; where only one index exists torch allows any number. */
-static void
+/* Byte strides; where only one index exists torch allows any number.  False when they are
+ * just those of a contiguous array, which NumPy knows by itself. */
+static bool
 byte_strides(const psd_tensor *t, npy_intp itemsize, npy_intp *strides)
 {
-    for (unsigned i = 0; i < t->rank; i++) {
+    bool differ = false;
+    npy_intp contiguous = itemsize;
+    int64_t most = INT64_MAX / itemsize;
+    for (unsigned i = t->rank; i-- > 0;) {
         bool used = t->shape[i] > 1;
-        int64_t most = INT64_MAX / itemsize;
         bool fits = t->strides[i] >= 0 && t->strides[i] <= most;
         strides[i] = used || fits ? (npy_intp)(t->strides[i] * itemsize) : itemsize;
+        differ = differ || strides[i] != contiguous;
+        contiguous *= (npy_intp)t->shape[i];
     }
+    return differ;
 }
 
 static PyObject *
@@ -437,14 +443,14 @@ view_array(const py_base *base, const psd_tensor *t, PyObject *dtype)
     for (unsigned i = 0; i < t->rank; i++) {
         shape[i] = (npy_intp)t->shape[i];
     }
-    byte_strides(t, itemsize, strides);
+    bool given = byte_strides(t, itemsize, strides);
     bool is_bool = t->dtype == PSD_DTYPE_BOOL;
     PyObject *source = is_bool ? base->bools : base->source;
     uint8_t *data = is_bool ? base->bool_data : base->data;
     int flags = py_source_readonly(source) ? 0 : NPY_ARRAY_WRITEABLE;
     Py_INCREF(dtype); /* stolen below */
     PyObject *array = PyArray_NewFromDescr(
-        &PyArray_Type, (PyArray_Descr *)dtype, t->rank, shape, strides,
+        &PyArray_Type, (PyArray_Descr *)dtype, t->rank, shape, given ? strides : NULL,
         data + (size_t)t->offset * (size_t)itemsize, flags, NULL);
     if (array != NULL &&
         PyArray_SetBaseObject((PyArrayObject *)array, Py_NewRef(source)) < 0) {

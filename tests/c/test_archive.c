@@ -324,6 +324,35 @@ test_verifying(void)
     end_trial(&t);
 }
 
+static bool
+read_bytes(void *ctx, uint64_t offset, size_t size, uint8_t *into)
+{
+    memcpy(into, (const uint8_t *)ctx + offset, size);
+    return true;
+}
+
+/* What is not at hand is fetched into memory, which may be wanting. */
+static void
+test_verifying_from_afar(void)
+{
+    kit_record records[SMALL_COUNT];
+    small_records(records);
+    trial t;
+    try_records(&t, records, SMALL_COUNT, true);
+    psd_input afar = {NULL, t.o.input.size, read_bytes, t.bytes.data};
+    const psd_zip_entry *entry = psd_archive_storage_entry(&t.o.archive, 1);
+    bool checked;
+    CHECK(psd_archive_verify(&t.o.archive, &afar, entry, &checked, &t.o.err) == PSD_OK);
+    CHECK(checked);
+    t.o.heap.fail_at = t.o.heap.requests + 1;
+    CHECK(psd_archive_verify(&t.o.archive, &afar, entry, &checked, &t.o.err) ==
+          PSD_NO_MEMORY);
+    t.bytes.data[entry->header_offset + 30 + entry->name.size + 2] ^= 1;
+    CHECK(psd_archive_verify(&t.o.archive, &afar, entry, &checked, &t.o.err) ==
+          PSD_CRC);
+    end_trial(&t);
+}
+
 /* 0 on a record that is not empty says that nothing was computed. */
 static void
 test_a_checksum_of_zero(void)
@@ -845,6 +874,7 @@ main(void)
     RUN(test_a_record_that_inflates_to_very_much);
     RUN(test_verifying_a_deflated_record_without_crc);
     RUN(test_verifying);
+    RUN(test_verifying_from_afar);
     RUN(test_a_checksum_of_zero);
     RUN(test_damage_in_data_pkl);
     RUN(test_kinds);

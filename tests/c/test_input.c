@@ -214,9 +214,52 @@ test_a_range_beyond_the_address_space(void)
     CHECK_UINT(heap.live, 0);
 }
 
+/* ---------------------------------------------------------------- both */
+
+/* Of a map with its file beside it, views are borrowed and copies are read. */
+static void
+test_a_map_with_its_file(void)
+{
+    check_heap heap = {0};
+    psd_arena arena;
+    psd_arena_init(&arena, check_alloc(&heap));
+    remote r = {bytes, sizeof bytes, 0, 0, 0, 0};
+    psd_input input = {bytes, sizeof bytes, read_remote, &r};
+    psd_span span;
+    psd_error err;
+    uint8_t into[4];
+    CHECK(psd_input_view(&input, 2, 4, &arena, &span, &err) == PSD_OK);
+    CHECK(span.data == bytes + 2);
+    CHECK_UINT(r.reads, 0);
+    CHECK(psd_input_copy(&input, 3, 4, into, &err) == PSD_OK);
+    CHECK_UINT(r.reads, 1);
+    CHECK(memcmp(into, bytes + 3, 4) == 0);
+    r.fail_at = 2;
+    CHECK(psd_input_copy(&input, 3, 4, into, &err) == PSD_INPUT);
+    CHECK_UINT(heap.requests, 0);
+    psd_arena_clear(&arena);
+}
+
+/* Small pieces are read where they stand far apart, as far as there is a choice. */
+static void
+test_inputs_for_pieces(void)
+{
+    remote r = {bytes, sizeof bytes, 0, 0, 0, 0};
+    psd_input both = {bytes, (uint64_t)1 << 20, read_remote, &r};
+    CHECK(psd_input_for_pieces(&both, 16).read == read_remote);
+    CHECK(psd_input_for_pieces(&both, 17).read == NULL);
+    CHECK(psd_input_for_pieces(&both, 17).data == bytes);
+    psd_input remote_only = over(&r), map_only = {bytes, sizeof bytes, NULL, NULL};
+    CHECK(psd_input_for_pieces(&remote_only, 1000).read == read_remote);
+    CHECK(psd_input_for_pieces(&map_only, 1000).data == bytes);
+    CHECK(psd_input_for_pieces(&map_only, 0).read == NULL);
+}
+
 int
 main(void)
 {
+    RUN(test_a_map_with_its_file);
+    RUN(test_inputs_for_pieces);
     RUN(test_a_view_of_memory_is_borrowed);
     RUN(test_a_copy_of_memory);
     RUN(test_a_view_of_ranges_is_fetched);

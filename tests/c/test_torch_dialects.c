@@ -90,6 +90,38 @@ test_numbers_of_a_tar(void)
     "(Vstorage\nctorch\n" class "\nV0\nVcpu\nI" numel "\n(V1\nI" offset "\nI" part \
     "\nttQ"
 
+/* A view is a second name to each persistent id, for which no room was taken in advance. */
+static void
+test_many_views_without_memory(void)
+{
+    enum { MANY = 40 };
+    psd_buffer b;
+    check_heap heap = {0};
+    psd_buffer_init(&b, check_alloc(&heap));
+    for (unsigned i = 0; i < MANY; i++) {
+        char text[128];
+        int size = snprintf(text, sizeof text,
+                            PERSID("Vstorage\nctorch\nFloatStorage\nVr%u\nVcpu\nI6\n"
+                                   "(Vv%u\nI1\nI2\nt"),
+                            i, i);
+        psd_put(&b, text, (size_t)size);
+    }
+    psd_put_u8(&b, '.');
+    modelling m;
+    unsigned long n = 0;
+    do {
+        read_as(&m, psd_buffer_span(&b), PSD_DIALECT_STREAM, ++n);
+        CHECK(m.status == PSD_OK || m.status == PSD_NO_MEMORY);
+        if (m.status == PSD_OK) {
+            CHECK_UINT(m.model.storage_count, 2 * MANY);
+        }
+        finish_model(&m);
+    } while (m.status != PSD_OK && n < 10000);
+    CHECK(m.status == PSD_OK);
+    CHECK(n > 5);
+    psd_buffer_clear(&b);
+}
+
 /* Of no elements the offset means nothing, wherever the view begins. */
 static void
 test_an_empty_window_on_a_view(void)
@@ -261,6 +293,7 @@ main(void)
 {
     RUN(test_a_sixth_part);
     RUN(test_numbers_of_a_tar);
+    RUN(test_many_views_without_memory);
     RUN(test_an_empty_window_on_a_view);
     RUN(test_a_window_beyond_all_files);
     RUN(test_calls_of_a_package);
