@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 
 from pystatedict._core import Archive as CoreArchive
 from pystatedict._errors import ClosedError, CorruptError, MissingTensorError, StateDictError
@@ -173,7 +172,7 @@ def check_records(archive: Archive, all: bool) -> list[bool | StateDictError]:
     if threads > 1:
         checks.run(threads)
     else:
-        checks.work()
+        checks.alone()
     return checks.found()
 
 
@@ -200,10 +199,20 @@ class _Checks:
             for other in others:
                 other.join()
 
-    def work(self, lock: AbstractContextManager[Any] | None = None) -> None:
+    def alone(self) -> None:
+        verify, told = self._archive.verify, self._told
+        for index in self._left:
+            try:
+                told[index] = verify(index)
+            except Exception as error:
+                told[index] = error
+                if not self._all:
+                    return
+
+    def work(self, lock: AbstractContextManager[Any]) -> None:
         """Take one record after another, as long as there are any."""
         while True:
-            with lock or nullcontext():
+            with lock:
                 index = next(self._left, None)
             if index is None:
                 return
