@@ -19,6 +19,7 @@
 
 #include "archive.h"
 #include "crc32.h"
+#include "host.h"
 
 #define ROUNDS 9
 
@@ -42,18 +43,6 @@ median(double *values)
 {
     qsort(values, ROUNDS, sizeof *values, by_size);
     return values[ROUNDS / 2];
-}
-
-static void *
-resize(void *ctx, void *memory, size_t old_size, size_t new_size)
-{
-    (void)ctx;
-    (void)old_size;
-    if (new_size == 0) {
-        free(memory);
-        return NULL;
-    }
-    return realloc(memory, new_size);
 }
 
 /* ----------------------------------------------------------------- checksums */
@@ -113,7 +102,7 @@ bench_file(const char *path)
         return false;
     }
     psd_options options = {
-        .alloc = {resize, NULL}, .limits = psd_default_limits(), .key = {1, 2}};
+        .alloc = {host_resize, NULL}, .limits = psd_default_limits(), .key = {1, 2}};
     psd_input input = {.data = map, .size = (uint64_t)st.st_size};
     double opening[ROUNDS], pickle[ROUNDS], running[ROUNDS];
     psd_error err = {0};

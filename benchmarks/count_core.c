@@ -15,18 +15,7 @@
 #include <unistd.h>
 
 #include "archive.h"
-
-static void *
-resize(void *ctx, void *memory, size_t old_size, size_t new_size)
-{
-    (void)ctx;
-    (void)old_size;
-    if (new_size == 0) {
-        free(memory);
-        return NULL;
-    }
-    return realloc(memory, new_size);
-}
+#include "host.h"
 
 static bool
 swallow(void *ctx, const uint8_t *data, size_t size)
@@ -50,7 +39,7 @@ write_again(psd_archive *archive, const psd_input *input, psd_error *err)
     }
     uint64_t total = 0;
     psd_write_options options = {
-        .alloc = {resize, NULL}, .dialect = PSD_DIALECT_ZIP, .checksum = true};
+        .alloc = {host_resize, NULL}, .dialect = PSD_DIALECT_ZIP, .checksum = true};
     if (status == PSD_OK) {
         status =
             psd_archive_write(&archive->pool, archive->pickle.root, &archive->model,
@@ -76,7 +65,7 @@ main(int argc, char **argv)
         return 2;
     }
     psd_options options = {
-        .alloc = {resize, NULL}, .limits = psd_default_limits(), .key = {1, 2}};
+        .alloc = {host_resize, NULL}, .limits = psd_default_limits(), .key = {1, 2}};
     psd_input input = {.data = map, .size = (uint64_t)st.st_size};
     psd_archive archive;
     psd_error err = {0};

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from pystatedict._core import Archive as CoreArchive
 from pystatedict._errors import ClosedError, CorruptError, MissingTensorError, StateDictError
@@ -188,40 +189,39 @@ class _Checks:
     def run(self, threads: int) -> None:
         from threading import Lock, Thread
 
-        lock = Lock()
-        others = [Thread(target=self.work, args=(lock,)) for _ in range(threads - 1)]
-        for other in others:
-            other.start()
+        lock, others = Lock(), []
         try:
-            self.work(lock)
+            with suppress(RuntimeError):  # no more threads are to be had
+                for _ in range(threads - 1):
+                    other = Thread(target=self._work, args=(lock,))
+                    other.start()
+                    others.append(other)
+            self._work(lock)
         finally:
             self._left = iter(())  # for an interrupt; else there is nothing left
             for other in others:
                 other.join()
 
-    def alone(self) -> None:
-        verify, told = self._archive.verify, self._told
-        for index in self._left:
-            try:
-                told[index] = verify(index)
-            except Exception as error:
-                told[index] = error
-                if not self._all:
-                    return
-
-    def work(self, lock: AbstractContextManager[Any]) -> None:
-        """Take one record after another, as long as there are any."""
+    def _work(self, lock: AbstractContextManager[Any]) -> None:
         while True:
             with lock:
                 index = next(self._left, None)
             if index is None:
                 return
-            try:
-                self._told[index] = self._archive.verify(index)
-            except Exception as error:
-                self._told[index] = error
-                if not self._all:
-                    self._left = iter(())  # those before it were begun before it
+            self._check(index)
+
+    def alone(self) -> None:
+        """Take one record after another, as long as there are any."""
+        while (index := next(self._left, None)) is not None:
+            self._check(index)
+
+    def _check(self, index: int) -> None:
+        try:
+            self._told[index] = self._archive.verify(index)
+        except Exception as error:
+            self._told[index] = error
+            if not self._all:
+                self._left = iter(())  # those before it were begun before it
 
     def found(self) -> list[bool | StateDictError]:
         found: list[bool | StateDictError] = []

@@ -184,7 +184,10 @@ def _fresh(size: int) -> Any:
         return bytearray(size)
     import mmap as module
 
-    data = module.mmap(-1, size, flags=module.MAP_PRIVATE | module.MAP_ANONYMOUS)
+    try:
+        data = module.mmap(-1, size, flags=module.MAP_PRIVATE | module.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for {size:,} bytes") from error
     if hasattr(module, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             data.madvise(module.MADV_HUGEPAGE)

@@ -134,3 +134,11 @@ def test_a_file_that_is_read_takes_its_own_size_and_little_more(tmp_path: pathli
         check=True,
     )
     assert int(done.stdout) < 1.05 * large.stat().st_size
+
+
+def test_a_file_too_large_to_be_read_is_a_want_of_memory() -> None:
+    from pystatedict._files import _fresh
+
+    for size in (1 << 60, 1 << 62):
+        with pytest.raises(MemoryError):
+            _fresh(size)

@@ -123,6 +123,15 @@ def test_the_command_line(path: pathlib.Path, command: str, name: str) -> None:
     assert found & {"numpy", "ml_dtypes", "torch", "importlib.metadata", "asyncio"} == set()
 
 
+@pytest.mark.parametrize("command", ["ls", "tree", "stat", "scan"])
+def test_a_command_without_options_needs_no_parser(path: pathlib.Path, command: str) -> None:
+    code = f"import sys; from pystatedict._cli import main; main(['{command}', sys.argv[1]])"
+    assert "argparse" not in imported("-c", code, path)
+    assert "argparse" in imported(
+        "-c", code.replace("sys.argv[1]", "'--color=never', sys.argv[1]"), path
+    )
+
+
 def test_numpy_with_the_first_array(path: pathlib.Path) -> None:
     code = (
         "import sys, pystatedict as psd\n"

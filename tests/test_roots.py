@@ -240,3 +240,15 @@ def test_an_empty_state_dict_is_one() -> None:
         with pytest.raises(psd.MissingTensorError) as caught:
             psd.load(archive(other), root="auto")
         assert caught.value.hint == "load() without root= gives the object as it is"
+
+
+def test_holding_is_children_without_tensors_and_values() -> None:
+    many = kit.dict_of({"a": T, "n": kit.integer(3), "d": SD, "l": b"](K\x01K\x02e", "m": module()})
+    mixed = b"](" + T + many + kit.integer(1) + SD + b"e"
+    for body in (SD, many, mixed):
+        with psd.open(archive(body)) as checkpoint:
+            opened = checkpoint.archive
+            rows = opened.children() or []
+            wanted = [row for row in rows if row[2] not in ("tensor", "value")]
+            assert opened.holding() == wanted
+            assert len(wanted) < len(rows)

@@ -475,3 +475,21 @@ def test_tensor_attributes_both_ways() -> None:
     assert again.tensor_attributes == {"w": {"note": "kept"}}
     assert kit.reloaded(copy.copy(sd)).tensor_attributes == {"w": {"note": "kept"}}
     assert kit.reloaded(sd, trainable=False).tensor_attributes == {"w": {"note": "kept"}}
+
+
+def test_what_is_spoken_is_what_trainable_says() -> None:
+    """All at once and one by one, whoever says it: the pickle, a mark, or the user."""
+    names = ["told", "silent", "said", "forgotten", "unsaid"]
+    parameter = kit.parameter(kit.tensor())
+    body = kit.dict_of(
+        {name: kit.tensor() if name == "silent" else parameter for name in names}, True
+    )
+    sd = psd.load(kit.archive(body, {"0": bytes(24)}))
+    sd.trainable["said"] = False
+    sd.trainable["forgotten"] = None
+    marked = psd.StateDict({"marked": sd["told"], "plain": np.zeros(2)})
+    for each in (sd, marked, psd.StateDict({"w": np.zeros(2)})):
+        assert each._spoken() == {k: v for k, v in each.trainable.items() if v is not None}
+        assert list(each._spoken()) == [k for k in each if each.trainable[k] is not None]
+    assert sd._spoken() == {"told": True, "said": False, "unsaid": True}
+    assert marked._spoken() == {"marked": True}

@@ -325,32 +325,32 @@ psd_archive_crc_of_range(const psd_archive *archive, const psd_input *input,
                          uint64_t offset, uint64_t size, uint32_t *crc, psd_error *err)
 {
     psd_alloc alloc = archive->options.alloc;
-    bool at_hand = input->data != NULL;
     size_t room = size < PIECE ? (size_t)size : PIECE;
     *crc = 0;
     if (size == 0) {
         return PSD_OK;
     }
-    uint8_t *scratch = at_hand ? NULL : alloc.resize(alloc.ctx, NULL, 0, room);
-    if (!at_hand && scratch == NULL) {
+    if (input->data != NULL) {
+        psd_span bytes;
+        psd_status found = psd_input_view(input, offset, size, NULL, &bytes, err);
+        *crc = found == PSD_OK ? psd_crc32(0, bytes.data, bytes.size) : 0;
+        return found;
+    }
+    uint8_t *scratch = alloc.resize(alloc.ctx, NULL, 0, room);
+    if (scratch == NULL) {
         return psd_fail_memory(err);
     }
     psd_status status = PSD_OK;
     for (uint64_t done = 0; done < size && status == PSD_OK;) {
         uint64_t left = size - done;
-        psd_span bytes = {scratch, left < room ? (size_t)left : room};
-        status =
-            at_hand
-                ? psd_input_view(input, offset + done, bytes.size, NULL, &bytes, err)
-                : psd_input_copy(input, offset + done, bytes.size, scratch, err);
+        size_t piece = left < room ? (size_t)left : room;
+        status = psd_input_copy(input, offset + done, piece, scratch, err);
         if (status == PSD_OK) {
-            *crc = psd_crc32(*crc, bytes.data, bytes.size);
-            done += bytes.size;
+            *crc = psd_crc32(*crc, scratch, piece);
+            done += piece;
         }
     }
-    if (!at_hand) {
-        alloc.resize(alloc.ctx, scratch, room, 0);
-    }
+    alloc.resize(alloc.ctx, scratch, room, 0);
     return status;
 }
 

@@ -161,7 +161,7 @@ meet(walk *w, psd_ref ref, bool *seen)
         return fail(w, "a reference to a value that does not exist");
     }
     const psd_value *value = psd_value_at(pool, ref);
-    if (value->kind != PSD_KIND_INVALID && psd_is_inline(value)) {
+    if (psd_is_inline(value)) {
         return PSD_OK;
     }
     psd_note *note = &w->survey->notes[ref];
@@ -172,8 +172,8 @@ meet(walk *w, psd_ref ref, bool *seen)
         return PSD_OK;
     }
     if (value->kind == PSD_KIND_TEXT) {
-        note->order =
-            DONE; /* most of them: neither checked, nor of any word, nor a way on */
+        /* Most values: nothing is to be checked, and they lead nowhere. */
+        note->order = DONE;
         return PSD_OK;
     }
     psd_status status = check(w, value);

@@ -49,15 +49,16 @@ PSD_CHECKED psd_status psd_survey_run(psd_survey *survey, const psd_pool *pool,
                                       psd_ref root, psd_alloc alloc, psd_error *err);
 void psd_survey_clear(psd_survey *survey);
 
-#define PSD_FLAT_MOST 8u
-
 /* Values that are written again each time: nobody can tell copies apart. */
 static inline bool
 psd_is_inline(const psd_value *value)
 {
-    return value->kind <= PSD_KIND_INT || value->kind == PSD_KIND_FLOAT ||
+    return (value->kind > PSD_KIND_INVALID && value->kind <= PSD_KIND_INT) ||
+           value->kind == PSD_KIND_FLOAT ||
            (value->kind == PSD_KIND_TUPLE && value->count == 0);
 }
+
+#define PSD_FLAT_MOST 8u
 
 /* A few inline values in a tuple, such as a shape: it leads nowhere, and is neither
  * followed nor written step by step. */
@@ -68,9 +69,7 @@ psd_is_flat_tuple(const psd_pool *pool, const psd_value *value)
                 value->count <= PSD_FLAT_MOST;
     for (uint32_t i = 0; flat && i < value->count; i++) {
         psd_ref ref = value->as.items[i];
-        flat = ref != 0 && ref <= pool->count &&
-               psd_is_inline(psd_value_at(pool, ref)) &&
-               psd_value_at(pool, ref)->kind != PSD_KIND_INVALID;
+        flat = ref != 0 && ref <= pool->count && psd_is_inline(psd_value_at(pool, ref));
     }
     return flat;
 }

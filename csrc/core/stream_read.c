@@ -196,9 +196,9 @@ psd_stream_read(const psd_input *input, const psd_limits *limits, psd_hash_key k
         status = psd_pickle_fetch(input, r.next, input->size, limits, arena,
                                   &stream->object, err);
     }
-    /* Bytes without an end are all that there are. */
-    bool all = status != PSD_OK || stream->object.size == input->size - r.next;
-    if (status == PSD_OK && (!all || psd_pickle_measure(stream->object) > 0)) {
+    /* Bytes without an end are all that there are; others were measured already. */
+    if (status == PSD_OK && (stream->object.size != input->size - r.next ||
+                             psd_pickle_measure(stream->object) > 0)) {
         r.next += stream->object.size;
         status = read_keys(&r, stream);
         stream->whole = status == PSD_OK;

@@ -41,6 +41,7 @@ typedef enum {
     PSD_KNOWN_REBUILD_NESTED,
     PSD_KNOWN_REBUILD_JAGGED,
     PSD_KNOWN_REBUILD_WRAPPER,
+    PSD_KNOWN_COUNT
 } psd_known;
 
 /* What a tag means: the upper byte is a psd_known, the lower a psd_dtype. */

@@ -71,6 +71,8 @@ psd_torch_flag_at(const psd_torch_pass *p, psd_ref ref, bool *value)
 /* What the dict at `ref` holds under this text last; 0 if nothing. */
 psd_ref psd_torch_lookup(const psd_torch_pass *p, psd_ref ref, psd_span name);
 
+_Static_assert(PSD_KNOWN_COUNT <= 64, "`named` has a bit for each");
+
 /* Does the pickle name it at all?  If not, there is no call of it to look for. */
 static inline bool
 psd_torch_names(const psd_torch_pass *p, psd_known known)

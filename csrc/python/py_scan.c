@@ -88,7 +88,8 @@ globals_of(const psd_pool *pool, const uint8_t *uses, uint64_t base, bool unknow
     return list;
 }
 
-/* Is there a name that is not plain, or would not be if it were called? */
+/* Is there a name that is not plain, or would not be if it were called?  An ordinary
+ * state_dict has none, and what is done with its names need not be found out. */
 static bool
 any_unknown(const psd_pool *pool)
 {
@@ -105,8 +106,7 @@ PyObject *
 py_globals(const psd_pool *pool, uint64_t base, bool unknown_only)
 {
     if (unknown_only && !any_unknown(pool)) {
-        return PyList_New(
-            0); /* of an ordinary state_dict, whatever is done with them */
+        return PyList_New(0);
     }
     uint8_t *uses = uses_of(pool);
     if (uses == NULL) {

@@ -408,37 +408,23 @@ py_tree_kind(const py_archive *archive, psd_ref ref)
     }
 }
 
-/* Is its kind neither "tensor" nor "value"? */
-static bool
-may_hold(const psd_pool *pool, psd_ref ref)
-{
-    switch (psd_kind_of(pool, ref)) {
-    case PSD_KIND_DICT:
-    case PSD_KIND_LIST:
-    case PSD_KIND_TUPLE:
-    case PSD_KIND_CALL: return true;
-    default: return false;
-    }
-}
-
 /* Append (key, ref, kind) for each item of a part, or for those that hold something. */
 static bool
 list_part(py_archive *archive, const part *p, bool holding, PyObject *list,
           uint32_t *index, uint64_t *left)
 {
-    const psd_pool *pool = &archive->core.pool;
     for (uint32_t i = 0; i < p->count; i += p->pairs ? 2 : 1) {
         psd_ref ref = p->items[i + (p->pairs ? 1 : 0)];
+        const char *kind = py_tree_kind(archive, ref);
         uint32_t number = *index;
         *index += p->pairs ? 0 : 1;
-        if (holding && !may_hold(pool, ref)) {
+        if (holding && (strcmp(kind, "tensor") == 0 || strcmp(kind, "value") == 0)) {
             continue;
         }
         PyObject *key = p->pairs ? key_name(archive, p->items[i], left)
                                  : PyLong_FromUnsignedLong(number);
-        PyObject *row = key == NULL ? NULL
-                                    : Py_BuildValue("(Nks)", key, (unsigned long)ref,
-                                                    py_tree_kind(archive, ref));
+        PyObject *row =
+            key == NULL ? NULL : Py_BuildValue("(Nks)", key, (unsigned long)ref, kind);
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_XDECREF(row);
             return false;

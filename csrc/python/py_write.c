@@ -246,11 +246,18 @@ write_items_of(py_writer *w, PyObject *object, psd_kind kind, psd_ref *slot)
 }
 
 #ifndef Py_GIL_DISABLED
-/* Of a dict at one stroke: nothing runs meanwhile that could change it. */
+/* Of a dict at one stroke: nothing runs meanwhile that could change it.  Only the making of
+ * the tuple may have collected garbage, whose finalizers may do anything. */
 static PyObject *
 flat_pairs_of_dict(PyObject *dict)
 {
-    PyObject *flat = PyTuple_New(2 * PyDict_Size(dict));
+    PyObject *flat = NULL;
+    Py_ssize_t count;
+    do {
+        Py_XDECREF(flat);
+        count = PyDict_Size(dict);
+        flat = PyTuple_New(2 * count);
+    } while (flat != NULL && count != PyDict_Size(dict));
     PyObject *key, *value; /* borrowed */
     Py_ssize_t place = 0, i = 0;
     while (flat != NULL && PyDict_Next(dict, &place, &key, &value)) {
