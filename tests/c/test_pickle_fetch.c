@@ -116,6 +116,10 @@ test_sizes_that_are_lies(void)
     CHECK_UINT(measured(PSD_LITERAL("C\xff.")), 0);
     CHECK_UINT(measured(PSD_LITERAL("")), 0);
     CHECK_UINT(measured(PSD_LITERAL("N")), 0);
+    /* Full stops in the operands of those that the machine refuses by name. */
+    CHECK_UINT(measured(PSD_LITERAL("\x82..")), 3);
+    CHECK_UINT(measured(PSD_LITERAL("\x83...")), 4);
+    CHECK_UINT(measured(PSD_LITERAL("\x84.....")), 6);
     /* What is no opcode is passed by: the machine is who judges. */
     CHECK_UINT(measured(PSD_LITERAL("\xff\x01\x02.")), 4);
 }
