@@ -37,6 +37,7 @@ CORE = [
     "pickle_fetch",
     "pickle_memo",
     "pickle_read",
+    "pickle_rebuild",
     "pickle_scalar",
     "pickle_survey",
     "pickle_text",

@@ -56,7 +56,7 @@ class Files:
 
 def names_and_shapes(path: str) -> dict[str, tuple[int, ...]]:
     with psd.open(path) as checkpoint:
-        return {name: info.shape for name, info in checkpoint.items()}
+        return checkpoint.shapes()
 
 
 def header(path: str) -> dict[str, list[int]]:

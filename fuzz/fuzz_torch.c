@@ -49,8 +49,9 @@ tell_of_tar(psd_model *model)
                          .numel = 8,
                          .dtype = PSD_DTYPE_FLOAT32,
                          .rank = 1};
-    PROMISE(psd_model_add_storage(model, &storage) &&
-            psd_names_add(&model->storage_names, storage.key, 0));
+    uint32_t number;
+    PROMISE(psd_model_find_or_name(model, storage.key, &number) &&
+            psd_model_add_storage(model, &storage));
     PROMISE(psd_model_add_tensor(model, &tensor) &&
             psd_names_add(&model->tensor_names, PSD_LITERAL("10"), 0));
 }

@@ -80,6 +80,18 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
     def items(self) -> Any:
         return self._tensors().items()
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of every tensor, in file order: what is asked for most, at once.
+
+        >>> import pystatedict
+        >>> with pystatedict.open("tutorial.pth") as checkpoint:
+        ...     checkpoint.shapes()["fc1.0.weight"]
+        (512, 6)
+        """
+        if self._infos is None and isinstance(self.archive, CoreArchive):
+            return self.archive.shapes(self._ref)
+        return {name: info.shape for name, info in self._tensors().items()}
+
     @property
     def trainable(self) -> dict[str, bool | None]:
         """The trainable flag of each tensor: of the sidecar, else of the pickle, else None.

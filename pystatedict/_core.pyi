@@ -169,6 +169,8 @@ class Archive:
         """Whether a tensor is among a dict's own values."""
     def tensors(self, ref: int = 0, /) -> dict[str, TensorInfo]:
         """Every tensor below `ref` (0: the root) by dotted name, in file order."""
+    def shapes(self, ref: int = 0, /) -> dict[str, tuple[int, ...]]:
+        """The shape of each, by the same names in the same order."""
     def state_dict(self, ref: int = 0, /) -> int | None:
         """The ref of a whole module's state_dict; 0 of what is no module, None: too large."""
     def untold(self, ref: int = 0, /) -> list[tuple[str, str, bool]]:

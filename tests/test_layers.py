@@ -52,6 +52,7 @@ LADDER: list[dict[str, list[str]]] = [
             "pickle_memo.c",
             "pickle_memo.h",
             "pickle_read.c",
+            "pickle_rebuild.c",
             "pickle_scalar.c",
             "pickle_survey.c",
             "pickle_survey.h",

@@ -163,7 +163,7 @@ read_name(member *m, psd_ref ref, psd_span *name)
 static bool
 is_known(const psd_model *model, psd_span name)
 {
-    return psd_names_find(&model->storage_names, name) != NULL ||
+    return psd_model_find(model, name) != PSD_NO_STORAGE ||
            psd_names_find(&model->tensor_names, name) != NULL;
 }
 
@@ -173,12 +173,12 @@ static psd_status
 add_storage(member *m, const psd_storage *s)
 {
     psd_model *model = &m->archive->model;
+    uint32_t number;
     if (is_known(model, s->key)) {
         return fails(m, PSD_TAR, "two storages or tensors have one number");
     }
-    return psd_model_add_storage(model, s) &&
-                   psd_names_add(&model->storage_names, s->key,
-                                 model->storage_count - 1)
+    return psd_model_find_or_name(model, s->key, &number) &&
+                   psd_model_add_storage(model, s)
                ? PSD_OK
                : no_memory(m);
 }

@@ -35,6 +35,25 @@ psd_span_equal(psd_span a, psd_span b)
     return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
 }
 
+/* Is the text a whole number's one spelling in decimal, and the number below `end`? */
+static inline bool
+psd_span_is_number(psd_span text, uint32_t end, uint32_t *number)
+{
+    uint32_t found = 0;
+    if (text.size == 0 || text.size > 9 || (text.data[0] == '0' && text.size > 1)) {
+        return false;
+    }
+    for (size_t i = 0; i < text.size; i++) {
+        unsigned digit = (unsigned)text.data[i] - '0';
+        if (digit > 9) {
+            return false;
+        }
+        found = 10 * found + digit;
+    }
+    *number = found;
+    return found < end;
+}
+
 static inline uint16_t
 psd_load_le16(const uint8_t *p)
 {

@@ -246,6 +246,7 @@ psd_machine_binpersid(psd_machine *m)
         return psd_machine_fail_stack(m, 1);
     }
     m->depth--;
+    m->pool->persid_count++;
     return psd_machine_push_value(m, (psd_value){.kind = PSD_KIND_PERSID,
                                                  .count = position_of(m),
                                                  .as.ref = m->stack[m->depth]});

@@ -153,6 +153,14 @@ psd_machine_kind_at(const psd_machine *m, uint32_t depth)
 
 /* ------------------------------------------------------------------ operands */
 
+/* Of BININT. */
+static inline int64_t
+psd_machine_signed32(const uint8_t *operand)
+{
+    uint32_t bits = psd_load_le32(operand);
+    return (int64_t)bits - (bits > INT32_MAX ? (int64_t)1 << 32 : 0);
+}
+
 /* The next `size` bytes, borrowed; false if the program ends before. */
 static inline bool
 psd_machine_take(psd_machine *m, uint64_t size, psd_span *bytes)
@@ -214,6 +222,14 @@ psd_status psd_machine_float_line(psd_machine *m); /* FLOAT */
 psd_status psd_machine_binstring(psd_machine *m, const uint8_t *operand);
 /* STRING and UNICODE */
 psd_status psd_machine_text_line(psd_machine *m, psd_kind kind);
+
+/* --------------------------------------------- many at once, in pickle_rebuild.c */
+
+/*
+ * At two marks: read the arguments of a rebuild function, its call included, if they are
+ * spelled as CPython's pickler does.  False: they are not, and nothing was changed.
+ */
+bool psd_machine_rebuild(psd_machine *m);
 
 /* ------------------------------------------------ opcodes, in pickle_call.c */
 

@@ -326,13 +326,6 @@ go_on(psd_machine *m)
     }
 }
 
-static int64_t
-signed32(const uint8_t *operand)
-{
-    uint32_t bits = psd_load_le32(operand);
-    return (int64_t)bits - (bits > INT32_MAX ? (int64_t)1 << 32 : 0);
-}
-
 static psd_status
 run(psd_machine *m, psd_pickle *out)
 {
@@ -356,7 +349,12 @@ run(psd_machine *m, psd_pickle *out)
         case PSD_OP_PROTO: status = set_protocol(m, operand[0]); break;
         case PSD_OP_FRAME: status = check_frame(m, psd_load_le64(operand)); break;
 
-        case PSD_OP_MARK: status = push_mark(m); break;
+        case PSD_OP_MARK:
+            status =
+                operand < m->end && *operand == PSD_OP_MARK && psd_machine_rebuild(m)
+                    ? PSD_OK
+                    : push_mark(m);
+            break;
         case PSD_OP_POP: status = pop(m); break;
         case PSD_OP_POP_MARK: status = pop_to_mark(m); break;
         case PSD_OP_DUP:
@@ -384,7 +382,9 @@ run(psd_machine *m, psd_pickle *out)
                 (psd_value){.kind = PSD_KIND_BOOL,
                             .as.boolean = opcode == PSD_OP_NEWTRUE});
             break;
-        case PSD_OP_BININT: status = psd_machine_push_int(m, signed32(operand)); break;
+        case PSD_OP_BININT:
+            status = psd_machine_push_int(m, psd_machine_signed32(operand));
+            break;
         case PSD_OP_BININT1:
             status = psd_machine_push_shared(
                 m, operand[0],

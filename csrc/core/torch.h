@@ -142,8 +142,11 @@ typedef struct {
     uint32_t tensor_count, tensor_capacity;
     psd_module *modules; /* in the order of `at`; none stands within another */
     uint32_t module_count, module_capacity;
-    psd_names storage_names; /* by key */
-    psd_names tensor_names;  /* tar only: tensors by the number that names them */
+    /* The keys of the first storages are their numbers, as torch counts them, and need
+     * no table; those of the others are in one. */
+    uint32_t numbered;
+    psd_names storage_names;
+    psd_names tensor_names; /* tar only: tensors by the number that names them */
 } psd_model;
 
 void psd_model_init(psd_model *model, psd_alloc alloc, psd_hash_key key);
@@ -184,6 +187,13 @@ const psd_module *psd_model_module(const psd_model *model, psd_ref ref);
 
 /* The number of the storage with this key, or PSD_NO_STORAGE. */
 uint32_t psd_model_find(const psd_model *model, psd_span key);
+
+/*
+ * The same; or name by this key the storage that the caller adds next, whose number is
+ * model->storage_count.  False when there is no memory.
+ */
+PSD_CHECKED bool psd_model_find_or_name(psd_model *model, psd_span key,
+                                        uint32_t *number);
 
 /*
  * The geometry of a window whose shape, strides and offset are set.  NULL, or the

@@ -81,11 +81,39 @@ psd_tensor_nbytes(const psd_tensor *tensor)
     return (size + per_byte - 1) / per_byte;
 }
 
+/* ---------------------------------------------------------------- storages by key */
+
 uint32_t
 psd_model_find(const psd_model *model, psd_span key)
 {
-    const uint32_t *number = psd_names_find(&model->storage_names, key);
-    return number == NULL ? PSD_NO_STORAGE : *number;
+    uint32_t number;
+    if (psd_span_is_number(key, model->numbered, &number)) {
+        return number;
+    }
+    const uint32_t *found = psd_names_find(&model->storage_names, key);
+    return found == NULL ? PSD_NO_STORAGE : *found;
+}
+
+bool
+psd_model_find_or_name(psd_model *model, psd_span key, uint32_t *number)
+{
+    psd_names *names = &model->storage_names;
+    uint32_t count = model->storage_count;
+    if (psd_span_is_number(key, model->numbered, number)) {
+        return true;
+    }
+    if (model->numbered == count && psd_span_is_number(key, count + 1, number)) {
+        model->numbered++;
+        return true;
+    }
+    bool added;
+    uint32_t most =
+        model->storage_capacity > count ? model->storage_capacity : count + 1;
+    const uint32_t *known = psd_names_reserve(names, most)
+                                ? psd_names_put(names, key, count, &added)
+                                : NULL;
+    *number = known == NULL ? PSD_NO_STORAGE : *known;
+    return known != NULL;
 }
 
 /* Where the module at `ref` stands in their list, or would. */

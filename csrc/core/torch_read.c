@@ -510,38 +510,61 @@ each(psd_torch_pass *p, psd_kind kind, psd_status (*visit)(psd_torch_pass *, psd
     return status;
 }
 
-/*
- * Recognise the globals, and make room for as many storages and tensors as there are
- * persistent ids, mostly one a tensor: growing step by step would move them all again
- * and again.
- */
-static psd_status
-look_over(psd_torch_pass *p)
+static void
+recognise_globals(psd_torch_pass *p)
 {
-    uint64_t count = 0;
-    for (psd_ref ref = 1; ref <= p->pool->count; ref++) {
-        psd_value *value = psd_value_at(p->pool, ref);
-        if (value->kind == PSD_KIND_GLOBAL) {
-            psd_torch_recognise(value->as.global);
-            p->named |= (uint64_t)1 << psd_known_of(value->as.global->tag);
-        }
-        count += value->kind == PSD_KIND_PERSID;
+    for (psd_global *g = p->pool->newest_global; g != NULL; g = g->previous) {
+        psd_torch_recognise(g);
+        p->named |= (uint64_t)1 << psd_known_of(g->tag);
     }
-    psd_model *model = p->model;
-    bool done = psd_model_reserve(model, model->storage_count + count,
-                                  model->tensor_count + count) &&
-                psd_names_reserve(&model->storage_names,
-                                  model->storage_names.count + (uint32_t)count);
-    return done ? PSD_OK : psd_torch_no_memory(p);
 }
 
-/* The forms of before torch 0.2, and of few files since. */
+/* Room for as many storages and tensors as there are persistent ids, mostly one a tensor:
+ * growing step by step would move them all again and again. */
 static psd_status
-read_built_tensors(psd_torch_pass *p)
+make_room(psd_torch_pass *p)
 {
-    bool any = psd_torch_names(p, PSD_KNOWN_TENSOR) ||
-               psd_torch_names(p, PSD_KNOWN_TENSOR_CLASS);
-    return any ? each(p, PSD_KIND_CALL, read_built_tensor) : PSD_OK;
+    psd_model *model = p->model;
+    uint64_t count = p->pool->persid_count;
+    return psd_model_reserve(model, model->storage_count + count,
+                             model->tensor_count + count)
+               ? PSD_OK
+               : psd_torch_no_memory(p);
+}
+
+/* What a persistent id is, and what a call has made, which may be of that. */
+static psd_status
+read_value(psd_torch_pass *p, psd_ref ref)
+{
+    psd_status status = PSD_OK;
+    if (psd_kind_of(p->pool, ref) == PSD_KIND_PERSID) {
+        status = psd_torch_read_persid(p, ref);
+    }
+    return status == PSD_OK && psd_kind_of(p->pool, ref) == PSD_KIND_CALL
+               ? read_call(p, ref)
+               : status;
+}
+
+static psd_status
+read_values(psd_torch_pass *p)
+{
+    psd_status status = PSD_OK;
+    for (psd_ref ref = 1; ref <= p->pool->count && status == PSD_OK; ref++) {
+        status = read_value(p, ref);
+    }
+    return status;
+}
+
+/* Tensors that are filled by BUILD, of before torch 0.2 and of few files since, refer to
+ * what was born after them, and others may be made of them. */
+static psd_status
+read_built_and_other_values(psd_torch_pass *p)
+{
+    psd_status status = each(p, PSD_KIND_PERSID, psd_torch_read_persid);
+    if (status == PSD_OK) {
+        status = each(p, PSD_KIND_CALL, read_built_tensor);
+    }
+    return status == PSD_OK ? each(p, PSD_KIND_CALL, read_call) : status;
 }
 
 static psd_status
@@ -557,15 +580,13 @@ psd_torch_read(psd_pool *pool, psd_ref root, const psd_torch_source *source,
 {
     psd_torch_pass p = {
         .pool = pool, .model = model, .source = source, .limits = limits, .err = err};
-    psd_status status = look_over(&p);
+    recognise_globals(&p);
+    bool built = source->dialect == PSD_DIALECT_TAR ||
+                 psd_torch_names(&p, PSD_KNOWN_TENSOR) ||
+                 psd_torch_names(&p, PSD_KNOWN_TENSOR_CLASS);
+    psd_status status = make_room(&p);
     if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_PERSID, psd_torch_read_persid);
-    }
-    if (status == PSD_OK) {
-        status = read_built_tensors(&p);
-    }
-    if (status == PSD_OK) {
-        status = each(&p, PSD_KIND_CALL, read_call);
+        status = built ? read_built_and_other_values(&p) : read_values(&p);
     }
     if (status == PSD_OK) {
         status = read_parameter_classes(&p);

@@ -138,14 +138,10 @@ static psd_status
 enter(psd_torch_pass *p, const psd_storage *s, uint32_t *number)
 {
     psd_model *model = p->model;
-    bool is_new;
-    const uint32_t *known =
-        psd_names_put(&model->storage_names, s->key, model->storage_count, &is_new);
-    if (known == NULL) {
+    if (!psd_model_find_or_name(model, s->key, number)) {
         return psd_torch_no_memory(p);
     }
-    *number = *known;
-    if (!is_new) {
+    if (*number < model->storage_count) {
         const psd_storage *first = &model->storages[*number];
         if (first->size == s->size && first->dtype == s->dtype &&
             first->untyped == s->untyped && first->parent == s->parent &&

@@ -116,8 +116,13 @@ psd_new_global(psd_pool *pool, psd_span module, psd_span name, uint32_t position
     if (global == NULL) {
         return 0;
     }
-    *global = (psd_global){.module = module, .name = name, .position = position};
-    return bear(pool, (psd_value){.kind = PSD_KIND_GLOBAL, .as.global = global});
+    *global = (psd_global){.module = module,
+                           .name = name,
+                           .previous = pool->newest_global,
+                           .position = position};
+    psd_ref ref = bear(pool, (psd_value){.kind = PSD_KIND_GLOBAL, .as.global = global});
+    pool->newest_global = ref == 0 ? pool->newest_global : global;
+    return ref;
 }
 
 psd_ref
@@ -142,7 +147,9 @@ psd_new_call(psd_pool *pool, psd_call_form form, psd_ref callable, psd_ref args,
 psd_ref
 psd_new_persid(psd_pool *pool, psd_ref id)
 {
-    return bear(pool, (psd_value){.kind = PSD_KIND_PERSID, .as.ref = id});
+    psd_ref ref = bear(pool, (psd_value){.kind = PSD_KIND_PERSID, .as.ref = id});
+    pool->persid_count += ref != 0;
+    return ref;
 }
 
 /* ----------------------------------------------------------------- fillings */

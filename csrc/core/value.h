@@ -41,11 +41,12 @@ typedef enum {
 } psd_kind;
 
 /* A name in a module.  Nothing is ever imported. */
-typedef struct {
+typedef struct psd_global {
     psd_span module;
     psd_span name;
-    uint32_t position; /* of the opcode, in the pickle */
-    uint16_t tag;      /* free for the torch pass */
+    struct psd_global *previous; /* the one that was born before it */
+    uint32_t position;           /* of the opcode, in the pickle */
+    uint16_t tag;                /* free for the torch pass */
 } psd_global;
 
 typedef enum {
@@ -110,6 +111,8 @@ typedef struct {
     uint32_t event_count;
     uint32_t event_capacity;
     uint64_t max_values;
+    psd_global *newest_global; /* or NULL */
+    uint32_t persid_count;     /* persistent ids that were born */
 } psd_pool;
 
 void psd_pool_init(psd_pool *pool, psd_arena *arena, uint64_t max_values);

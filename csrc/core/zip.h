@@ -31,10 +31,14 @@ typedef struct {
 typedef struct {
     psd_zip_entry *entries; /* in the order of the directory */
     uint32_t count;
-    psd_slot *slots; /* hash index of the entries, over folded names */
+    bool exact; /* names that differ by case alone are two */
+    /* The index.  Of the names that are the stem and a number: by that number, the
+     * entry's number + 1, or 0.  Of the others: by the hash of the folded name. */
+    psd_span stem;
+    uint32_t *by_number; /* count */
+    psd_slot *slots;
     uint32_t slot_mask;
     psd_hash_key key;
-    bool exact;                /* names that differ by case alone are two */
     uint64_t directory_offset; /* absolute */
     uint64_t directory_size;
     uint64_t end_offset; /* of the end record */

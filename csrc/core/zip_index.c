@@ -143,12 +143,106 @@ find_slot(const psd_zip *zip, psd_span name, uint32_t *tag)
     }
 }
 
-/* At most half of the slots are taken, so a search is short. */
+/* A name without the digits at its end. */
+static psd_span
+stem_of(psd_span name)
+{
+    while (name.size > 0 && name.data[name.size - 1] >= '0' &&
+           name.data[name.size - 1] <= '9') {
+        name.size--;
+    }
+    return name;
+}
+
+/* Where the entry of a name that is the stem and a number is told; NULL of others. */
+static uint32_t *
+find_numbered(const psd_zip *zip, psd_span name)
+{
+    uint32_t number;
+    size_t size = zip->stem.size;
+    if (name.size <= size ||
+        !psd_span_is_number((psd_span){name.data + size, name.size - size}, zip->count,
+                            &number) ||
+        !is_taken(zip, zip->stem, (psd_span){name.data, size})) {
+        return NULL;
+    }
+    return &zip->by_number[number];
+}
+
+/* The number of the entry that `name` may not stand beside + 1, or 0. */
+static uint32_t
+find_taken(const psd_zip *zip, psd_span name)
+{
+    uint32_t tag;
+    const uint32_t *numbered = find_numbered(zip, name);
+    return numbered != NULL ? *numbered : find_slot(zip, name, &tag)->number;
+}
+
+static psd_status
+fail_twice(const psd_zip *zip, uint32_t first, uint32_t second, psd_error *err)
+{
+    psd_fail(err, PSD_DUPLICATE, zip->entries[second].header_offset,
+             "two records have the same name");
+    psd_fail_entry(err, zip->entries[second].name);
+    return psd_fail_subject(err, zip->entries[first].name);
+}
+
+/* Most records of a checkpoint are "archive/data/0", "archive/data/1", ...  The numbers
+ * of the entries with other names come into `others`. */
+static psd_status
+index_numbered(psd_zip *zip, uint32_t *others, uint32_t *other_count, psd_error *err)
+{
+    for (uint32_t i = 0; i < zip->count; i++) {
+        uint32_t *numbered = find_numbered(zip, zip->entries[i].name);
+        if (numbered == NULL) {
+            others[(*other_count)++] = i;
+        }
+        else if (*numbered != 0) {
+            return fail_twice(zip, *numbered - 1, i, err);
+        }
+        else {
+            *numbered = i + 1;
+        }
+    }
+    return PSD_OK;
+}
+
+static psd_status
+index_others(psd_zip *zip, const uint32_t *others, uint32_t other_count, psd_error *err)
+{
+    for (uint32_t i = 0; i < other_count; i++) {
+        uint32_t tag;
+        psd_slot *slot = find_slot(zip, zip->entries[others[i]].name, &tag);
+        if (slot->number != 0) {
+            return fail_twice(zip, slot->number - 1, others[i], err);
+        }
+        *slot = (psd_slot){others[i] + 1, tag};
+    }
+    return PSD_OK;
+}
+
 psd_status
 psd_zip_index_names(psd_zip *zip, psd_arena *arena, psd_error *err)
 {
+    size_t size = zip->count * sizeof *zip->by_number;
+    uint32_t other_count = 0;
+    uint32_t *others = psd_arena_take(arena, size);
+    zip->by_number = psd_arena_take(arena, size);
+    if (others == NULL || zip->by_number == NULL) {
+        return psd_fail(err, PSD_NO_MEMORY, zip->directory_offset, "out of memory");
+    }
+    memset(zip->by_number, 0, size);
+    zip->stem = (psd_span){NULL, 0};
+    if (zip->count > 0) {
+        zip->stem = stem_of(zip->entries[zip->count / 2].name);
+    }
+    psd_status status = index_numbered(zip, others, &other_count, err);
+    if (status != PSD_OK) {
+        return status;
+    }
+    /* At most half of the slots are taken, so a search is short. */
     size_t room = 2;
-    while (room / 2 < zip->count) {
+    while (room / 2 < other_count) {
         room *= 2;
     }
     zip->slots = psd_arena_take_array(arena, room, sizeof *zip->slots);
@@ -157,28 +251,13 @@ psd_zip_index_names(psd_zip *zip, psd_arena *arena, psd_error *err)
     }
     memset(zip->slots, 0, room * sizeof *zip->slots);
     zip->slot_mask = (uint32_t)(room - 1);
-    for (uint32_t i = 0; i < zip->count; i++) {
-        psd_span name = zip->entries[i].name;
-        uint32_t tag;
-        psd_slot *slot = find_slot(zip, name, &tag);
-        if (slot->number != 0) {
-            psd_fail(err, PSD_DUPLICATE, zip->entries[i].header_offset,
-                     "two records have the same name");
-            psd_fail_entry(err, name);
-            return psd_fail_subject(err, zip->entries[slot->number - 1].name);
-        }
-        *slot = (psd_slot){i + 1, tag};
-    }
-    return PSD_OK;
+    return index_others(zip, others, other_count, err);
 }
 
 const psd_zip_entry *
 psd_zip_find(const psd_zip *zip, psd_span name)
 {
-    if (zip->count == 0) {
-        return NULL;
-    }
-    uint32_t tag, number = find_slot(zip, name, &tag)->number;
+    uint32_t number = zip->count == 0 ? 0 : find_taken(zip, name);
     if (number == 0 || !same_name(zip->entries[number - 1].name, name, false)) {
         return NULL;
     }

@@ -566,6 +566,12 @@ archive_tensors(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+archive_shapes(PyObject *object, PyObject *args)
+{
+    return over_ref(object, args, "|k:shapes", py_tree_shapes);
+}
+
+static PyObject *
 archive_direct(PyObject *object, PyObject *args)
 {
     return over_ref(object, args, "|k:direct", py_tree_direct);
@@ -1028,6 +1034,9 @@ static PyMethodDef archive_methods[] = {
     {"tensors", archive_tensors, METH_VARARGS,
      PyDoc_STR("tensors($self, ref=0, /)\n--\n\n"
                "{dotted name: TensorInfo} below a value, in file order.")},
+    {"shapes", archive_shapes, METH_VARARGS,
+     PyDoc_STR("shapes($self, ref=0, /)\n--\n\n"
+               "{dotted name: shape} of what tensors() tells.")},
     {"direct", archive_direct, METH_VARARGS,
      PyDoc_STR("direct($self, ref=0, /)\n--\n\n"
                "{key: TensorInfo} of the tensors that are a dict's own values.")},

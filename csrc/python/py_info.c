@@ -60,8 +60,8 @@ dtype_of(PyObject *object)
     return psd_dtype_row((psd_dtype)tensor_of(object)->dtype);
 }
 
-static PyObject *
-numbers(const int64_t *v, unsigned count)
+PyObject *
+py_numbers(const int64_t *v, unsigned count)
 {
     PyObject *tuple = PyTuple_New((Py_ssize_t)count);
     for (unsigned i = 0; tuple != NULL && i < count; i++) {
@@ -82,13 +82,13 @@ info_name(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 info_shape(PyObject *self, void *Py_UNUSED(closure))
 {
-    return numbers(tensor_of(self)->shape, tensor_of(self)->rank);
+    return py_numbers(tensor_of(self)->shape, tensor_of(self)->rank);
 }
 
 static PyObject *
 info_stride(PyObject *self, void *Py_UNUSED(closure))
 {
-    return numbers(tensor_of(self)->strides, tensor_of(self)->rank);
+    return py_numbers(tensor_of(self)->strides, tensor_of(self)->rank);
 }
 
 static PyObject *

@@ -168,6 +168,8 @@ bool py_look_find(py_look *look);
 
 /* {dotted name: TensorInfo} below a value, in file order. */
 PyObject *py_tree_tensors(py_archive *archive, psd_ref ref);
+/* {name: shape} of the same. */
+PyObject *py_tree_shapes(py_archive *archive, psd_ref ref);
 
 /* {key: TensorInfo} of a dict's own tensors. */
 PyObject *py_tree_direct(py_archive *archive, psd_ref ref);
@@ -199,6 +201,8 @@ PyObject *py_tree_called(py_archive *archive, psd_ref ref);
 extern PyType_Spec py_info_spec;
 
 PyObject *py_info_new(py_archive *archive, uint32_t tensor, PyObject *name);
+/* A tuple of whole numbers. */
+PyObject *py_numbers(const int64_t *v, unsigned count);
 
 /* The tensor of a TensorInfo as an array. */
 PyObject *py_info_array(PyObject *info);

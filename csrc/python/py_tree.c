@@ -163,15 +163,28 @@ typedef struct {
     uint32_t index; /* number of the next unnamed item */
 } frame;
 
-typedef struct {
+/* Shapes that were told lately: most tensors share theirs with many others. */
+#define SHAPES_KEPT 64u
+
+typedef struct walk walk;
+
+/* What is told of a tensor. */
+typedef PyObject *(*tell_function)(walk *w, uint32_t tensor, PyObject *name);
+
+struct walk {
     py_archive *archive;
+    tell_function tell;
     PyObject *found; /* dict */
+    bool careful;    /* look for names that are taken, because some are */
+    bool collided;   /* a name was, and nobody had looked */
     uint8_t *state;  /* of each value: */
     frame *frames;
     uint32_t depth, capacity;
-    uint64_t left;  /* characters of long names */
-    uint64_t again; /* steps that may go where the walk has been */
-} walk;
+    uint64_t left;                 /* characters of long names */
+    uint64_t again;                /* steps that may go where the walk has been */
+    PyObject *shapes[SHAPES_KEPT]; /* tuples, or NULL */
+    uint32_t shaped[SHAPES_KEPT];  /* tensors that have them */
+};
 
 enum { NEVER_ENTERED, ENTERED, LEFT };
 
@@ -193,23 +206,63 @@ push(walk *w, psd_ref ref, PyObject *prefix)
     return true;
 }
 
+static PyObject *
+tell_info(walk *w, uint32_t tensor, PyObject *name)
+{
+    return py_info_new(w->archive, tensor, name);
+}
+
+static bool
+same_shape(const psd_tensor *a, const psd_tensor *b)
+{
+    return a->rank == b->rank &&
+           (a->rank == 0 ||
+            memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0);
+}
+
+static PyObject *
+tell_shape(walk *w, uint32_t tensor, PyObject *Py_UNUSED(name))
+{
+    const psd_tensor *tensors = w->archive->core.model.tensors, *t = &tensors[tensor];
+    uint64_t mixed = t->rank;
+    for (unsigned i = 0; i < t->rank; i++) {
+        mixed = (mixed ^ (uint64_t)t->shape[i]) * UINT64_C(0x9E3779B97F4A7C15);
+    }
+    unsigned at = (unsigned)(mixed >> 58) % SHAPES_KEPT;
+    if (w->shapes[at] == NULL || !same_shape(t, &tensors[w->shaped[at]])) {
+        PyObject *shape = py_numbers(t->shape, t->rank);
+        if (shape == NULL) {
+            return NULL;
+        }
+        Py_XDECREF(w->shapes[at]);
+        w->shapes[at] = shape;
+        w->shaped[at] = tensor;
+    }
+    return Py_NewRef(w->shapes[at]);
+}
+
 /* Names are unique: a second tensor of one name is told by its number. */
+static PyObject *
+unique_name(const walk *w, psd_ref ref, PyObject *name)
+{
+    int taken = w->careful ? PyDict_Contains(w->found, name) : 0;
+    return taken > 0    ? PyUnicode_FromFormat("%U#%u", name, (unsigned)ref)
+           : taken == 0 ? Py_NewRef(name)
+                        : NULL;
+}
+
 static bool
 add_tensor(walk *w, psd_ref ref, PyObject *name)
 {
     uint32_t tensor = psd_value_at(&w->archive->core.pool, ref)->as.index;
-    PyObject *unique = Py_NewRef(name);
-    int taken = PyDict_Contains(w->found, unique);
-    if (taken > 0) {
-        Py_DECREF(unique);
-        unique = PyUnicode_FromFormat("%U#%u", name, (unsigned)ref);
-        taken = unique == NULL ? -1 : 0;
-    }
-    PyObject *info = taken < 0 ? NULL : py_info_new(w->archive, tensor, unique);
-    bool added = info != NULL && PyDict_SetItem(w->found, unique, info) == 0;
-    Py_XDECREF(info);
+    Py_ssize_t before = PyDict_Size(w->found);
+    PyObject *unique = unique_name(w, ref, name);
+    PyObject *told = unique == NULL ? NULL : w->tell(w, tensor, unique);
+    bool added = told != NULL && PyDict_SetItem(w->found, unique, told) == 0;
+    Py_XDECREF(told);
     Py_XDECREF(unique);
-    return added;
+    w->collided = added && !w->careful && PyDict_Size(w->found) == before;
+    return added && !w->collided;
 }
 
 static bool
@@ -244,6 +297,23 @@ is_leaf(const psd_pool *pool, psd_ref ref)
     }
 }
 
+/* The tensors of a dict at the root that come next, whose names are their keys. */
+static bool
+add_entries(walk *w, frame *top, const part *p)
+{
+    const psd_pool *pool = &w->archive->core.pool;
+    bool done = true;
+    while (done && top->item < p->count &&
+           psd_kind_of(pool, p->items[top->item + 1]) == PSD_KIND_TENSOR) {
+        PyObject *name = key_name(w->archive, p->items[top->item], &w->left);
+        done = name != NULL && add_tensor(w, p->items[top->item + 1], name);
+        Py_XDECREF(name);
+        top->item += 2;
+        w->again -= w->again > 0 ? 1 : 0;
+    }
+    return done;
+}
+
 static bool
 step(walk *w)
 {
@@ -251,6 +321,10 @@ step(walk *w)
     frame *top = &w->frames[w->depth - 1];
     part parts[PARTS_MOST];
     unsigned count = parts_of(w->archive, top->ref, parts);
+    if (top->prefix == NULL && top->part < count && parts[top->part].pairs &&
+        !add_entries(w, top, &parts[top->part])) {
+        return false;
+    }
     while (top->part < count && top->item >= parts[top->part].count) {
         top->part++;
         top->item = 0;
@@ -280,35 +354,75 @@ step(walk *w)
     return done;
 }
 
+/* From the root to the end; false with an exception, or without when names collided. */
+static bool
+go(walk *w, psd_ref ref)
+{
+    const psd_pool *pool = &w->archive->core.pool;
+    w->left = long_names(w->archive);
+    w->again = AGAIN_AT_LEAST + 4 * (uint64_t)pool->count;
+    w->state = calloc((size_t)pool->count + 1, sizeof *w->state);
+    w->found = PyDict_New();
+    bool going = w->state != NULL && w->found != NULL;
+    if (going && psd_kind_of(pool, ref) == PSD_KIND_TENSOR) {
+        PyObject *name = PyUnicode_FromString("");
+        going = name != NULL && add_tensor(w, ref, name);
+        Py_XDECREF(name);
+    }
+    else if (going && !is_leaf(pool, ref)) {
+        going = push(w, ref, NULL);
+    }
+    while (going && w->depth > 0) {
+        going = step(w);
+    }
+    if (!going && !w->collided && PyErr_Occurred() == NULL) {
+        PyErr_NoMemory();
+    }
+    return going;
+}
+
+static void
+let_go(walk *w)
+{
+    while (w->depth > 0) {
+        Py_XDECREF(w->frames[--w->depth].prefix);
+    }
+    for (unsigned i = 0; i < SHAPES_KEPT; i++) {
+        Py_XDECREF(w->shapes[i]);
+    }
+    free(w->frames);
+    free(w->state);
+}
+
+/* Names hardly ever collide, so nobody looks at first. */
+static PyObject *
+tell_all(py_archive *archive, psd_ref ref, tell_function tell)
+{
+    walk w = {.archive = archive, .tell = tell};
+    bool done = go(&w, ref);
+    let_go(&w);
+    if (w.collided) {
+        Py_XDECREF(w.found);
+        w = (walk){.archive = archive, .tell = tell, .careful = true};
+        done = go(&w, ref);
+        let_go(&w);
+    }
+    if (!done) {
+        Py_CLEAR(w.found);
+    }
+    return w.found;
+}
+
 PyObject *
 py_tree_tensors(py_archive *archive, psd_ref ref)
 {
-    walk w = {.archive = archive, .left = long_names(archive)};
-    w.again = AGAIN_AT_LEAST + 4 * (uint64_t)archive->core.pool.count;
-    w.state = calloc((size_t)archive->core.pool.count + 1, sizeof *w.state);
-    w.found = PyDict_New();
-    bool going = w.state != NULL && w.found != NULL;
-    if (going && psd_kind_of(&archive->core.pool, ref) == PSD_KIND_TENSOR) {
-        PyObject *name = PyUnicode_FromString("");
-        going = name != NULL && add_tensor(&w, ref, name);
-        Py_XDECREF(name);
-    }
-    else if (going && !is_leaf(&archive->core.pool, ref)) {
-        going = push(&w, ref, NULL);
-    }
-    while (going && w.depth > 0) {
-        going = step(&w);
-    }
-    while (w.depth > 0) {
-        Py_XDECREF(w.frames[--w.depth].prefix);
-    }
-    free(w.frames);
-    free(w.state);
-    if (!going) {
-        Py_CLEAR(w.found);
-        return PyErr_Occurred() == NULL ? PyErr_NoMemory() : NULL;
-    }
-    return w.found;
+    return tell_all(archive, ref, tell_info);
+}
+
+PyObject *
+py_tree_shapes(py_archive *archive, psd_ref ref)
+{
+    return tell_all(archive, ref, tell_shape);
 }
 
 /* ---------------------------------------------------------------- one level */

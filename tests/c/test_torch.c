@@ -526,6 +526,55 @@ test_many_storages(void)
 }
 
 /* Where the persistent id stands, so that a hex editor opens there. */
+/* The number under which `name` is found or will be; added if it is new. */
+static uint32_t
+entered(psd_model *m, psd_span name)
+{
+    uint32_t number = 0;
+    psd_storage s = {.key = name};
+    CHECK(psd_model_find_or_name(m, name, &number));
+    if (number == m->storage_count) {
+        CHECK(psd_model_add_storage(m, &s));
+    }
+    CHECK_UINT(psd_model_find(m, name), number);
+    return number;
+}
+
+/* Keys that count the storages need no table; from the first other one on they do. */
+static void
+test_keys_that_count(void)
+{
+    check_heap heap = {0};
+    psd_model m;
+    psd_model_init(&m, check_alloc(&heap), key);
+    CHECK_UINT(psd_model_find(&m, PSD_LITERAL("0")), PSD_NO_STORAGE);
+    CHECK_UINT(entered(&m, PSD_LITERAL("0")), 0);
+    CHECK_UINT(entered(&m, PSD_LITERAL("1")), 1);
+    CHECK_UINT(entered(&m, PSD_LITERAL("0")), 0);
+    CHECK_UINT(m.storage_names.count, 0);
+    CHECK_UINT(psd_model_find(&m, PSD_LITERAL("2")), PSD_NO_STORAGE);
+    /* Other spellings, and a number that is not the next. */
+    CHECK_UINT(entered(&m, PSD_LITERAL("01")), 2);
+    CHECK_UINT(entered(&m, PSD_LITERAL("3")), 3);
+    CHECK_UINT(entered(&m, PSD_LITERAL("2")), 4);
+    CHECK_UINT(entered(&m, PSD_LITERAL("")), 5);
+    CHECK_UINT(entered(&m, PSD_LITERAL("1")), 1);
+    CHECK_UINT(entered(&m, PSD_LITERAL("2")), 4);
+    CHECK_UINT(entered(&m, PSD_LITERAL("3")), 3);
+    CHECK_UINT(entered(&m, PSD_LITERAL("4294967296")), 6);
+    CHECK_UINT(m.numbered, 2);
+    CHECK_UINT(m.storage_names.count, 5);
+    psd_model_clear(&m);
+    CHECK_UINT(m.numbered, 0);
+    /* What comes first decides. */
+    CHECK_UINT(entered(&m, PSD_LITERAL("1")), 0);
+    CHECK_UINT(entered(&m, PSD_LITERAL("0")), 1);
+    CHECK_UINT(entered(&m, PSD_LITERAL("1")), 0);
+    CHECK_UINT(m.numbered, 0);
+    psd_model_clear(&m);
+    CHECK_UINT(heap.live, 0);
+}
+
 static void
 test_where_a_storage_is_named(void)
 {
@@ -672,6 +721,7 @@ main(void)
     RUN(test_forms_of_locations);
     RUN(test_integer_keys);
     RUN(test_many_storages);
+    RUN(test_keys_that_count);
     RUN(test_where_a_storage_is_named);
     RUN(test_references_stay);
     RUN(test_a_pool_without_torch);

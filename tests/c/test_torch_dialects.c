@@ -63,8 +63,9 @@ test_numbers_of_a_tar(void)
         modelling m;
         run_with(&m.r, PSD_LITERAL("I77\nQ."), &limits, 0);
         psd_model_init(&m.model, check_alloc(&m.r.heap), key);
-        CHECK(psd_model_add_storage(&m.model, &told) &&
-              psd_names_add(&m.model.storage_names, told.key, 0));
+        uint32_t number;
+        CHECK(psd_model_find_or_name(&m.model, told.key, &number) &&
+              psd_model_add_storage(&m.model, &told));
         /* What is left of the arena's page is spent, so that each taking asks. */
         size_t left = (size_t)(m.r.arena.end - m.r.arena.next) / 8 * 8;
         CHECK(left == 0 || psd_arena_take(&m.r.arena, left) != NULL);

@@ -54,6 +54,9 @@ births_are_numbered_from_one(void)
     CHECK_UINT(psd_new_global(pool, PSD_LITERAL("m"), PSD_LITERAL("n"), 9), 7);
     CHECK_UINT(psd_new_call(pool, PSD_CALL_NEWOBJ_EX, 7, 6, 1, 11), 8);
     CHECK_UINT(psd_new_persid(pool, 6), 9);
+    CHECK_UINT(pool->persid_count, 1);
+    CHECK(pool->newest_global == psd_value_at(pool, 7)->as.global);
+    CHECK(pool->newest_global->previous == NULL);
 
     CHECK_UINT(psd_kind_of(pool, 0), PSD_KIND_INVALID);
     CHECK_UINT(pool->values[0].kind, PSD_KIND_INVALID);

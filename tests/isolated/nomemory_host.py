@@ -35,7 +35,8 @@ def calls(folder: pathlib.Path) -> dict[str, Callable[[], Any]]:
     def source(name: str) -> Any:
         return _core.Source((folder / name).read_bytes())
 
-    files = {name: source(f"{name}.pth") for name in ("weights", "training", "deflated", "broken")}
+    names = ("weights", "training", "meeting", "deflated", "broken")
+    files = {name: source(f"{name}.pth") for name in names}
     archives = {name: _core.open_archive(held) for name, held in files.items() if name != "broken"}
     big = _core.open_archive(source("big.pth"))
     reducer = Reducer()
@@ -80,6 +81,8 @@ def calls(folder: pathlib.Path) -> dict[str, Callable[[], Any]]:
         "load big-endian": lambda: shapes(big.load(0, _values)),
         "load training": lambda: len(archives["training"].load(0, _values)),
         "tensors": lambda: list(archives["training"].tensors()),
+        "shapes": archives["training"].shapes,
+        "names that meet": lambda: list(archives["meeting"].tensors()),
         "direct": lambda: list(archives["weights"].direct()),
         "children": lambda: len(archives["training"].children()),
         "globals": archives["training"].globals,

@@ -88,6 +88,8 @@ def make_files(folder: Folder) -> None:
     psd.save(weights(), folder / "flags.pth", trainable="sidecar")
     psd.save(weights(), folder / "parameters.pth", trainable="parameters")
     psd.save(training(), folder / "training.pth", trainable=False)
+    meeting = {"a.b": np.zeros(1, np.float32), "a": {"b": np.zeros((2, 3), np.float32)}}
+    psd.save(meeting, folder / "meeting.pth")
     rezip(folder / "weights.pth", folder / "deflated.pth", zipfile.ZIP_DEFLATED)
     rezip(folder / "weights.pth", folder / "big.pth", byteorder=b"big")
     whole = (folder / "weights.pth").read_bytes()
@@ -217,6 +219,18 @@ def look(folder: Folder) -> object:
             checkpoint.archive.crc32(index)
         checkpoint.archive.read(0)
         return told
+
+
+@scenario
+def look_at_shapes(folder: Folder) -> object:
+    with psd.open(folder / "training.pth") as checkpoint:
+        return checkpoint.shapes()
+
+
+@scenario
+def look_at_names_that_meet(folder: Folder) -> object:
+    with psd.open(folder / "meeting.pth") as checkpoint:
+        return checkpoint.shapes(), list(checkpoint)
 
 
 @scenario
