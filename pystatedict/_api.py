@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from pystatedict import _core
-from pystatedict._checkpoint import Checkpoint, verify_archive
-from pystatedict._errors import StateDictError, UnsafePickleError, UnsupportedError
-from pystatedict._files import open_source, reading, replacing, writer_of
-from pystatedict._opening import archive_of, open_at
+from pystatedict._checkpoint import Checkpoint
+from pystatedict._errors import UnsafePickleError, UnsupportedError
+from pystatedict._files import open_source, sidecar_of
+from pystatedict._opening import Naming, archive_of, open_at, open_checkpoint, warn_of_method
 from pystatedict._roots import find_in, find_root
+from pystatedict._targets import reading, replacing, writer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,36 +70,7 @@ def open(f: Any, *, root: str | None = None, limits: Mapping[str, int] | None = 
     fc_final.weight (1, 128) float32
     fc_final.bias (1,) float32
     """
-    return _opened(f, root, "map", limits)
-
-
-def open_to_tell(f: Any) -> Checkpoint:
-    """open() for what only tells of a file: no map, of which a shortened file would be the end."""
-    return _opened(f, None, "read", None)
-
-
-def _opened(
-    f: Any, root: str | None, access: Access, limits: Mapping[str, int] | None
-) -> Checkpoint:
-    archive, root = open_at(f, root, access=access, limits=limits)
-    with _Naming(archive.path):
-        _warn_of_method(archive)
-        ref, path = find_root(archive, root)
-    return Checkpoint(archive, ref, path)
-
-
-class _Naming:
-    """Put the file's path into errors that pass."""
-
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, StateDictError) and error.path is None:
-            error.path = self.path
+    return open_checkpoint(f, root, limits=limits)
 
 
 # ------------------------------------------------------------------ loading
@@ -162,17 +134,19 @@ def load(
     """
     from pystatedict import _values
 
-    with _Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
+    with Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
     held: list[_core.Source] = []
     access: Access = "copy" if mmap is False else "map"
     archive, root = open_at(f, root, access=access, limits=limits, held=held)
     try:
-        with _Naming(archive.path):
+        with Naming(archive.path):
             if verify:
+                from pystatedict._recordcheck import verify_archive
+
                 verify_archive(archive)
             _check_globals(archive, unknown, dangerous)
-            _warn_of_method(archive)
+            warn_of_method(archive)
             ref, path = find_root(archive, root)
             obj = archive.load(ref, _values, copy=copy, meta=meta)
             complete = getattr(archive.extra, "complete", None)
@@ -274,22 +248,6 @@ def _check_globals(archive: Archive, unknown: str, dangerous: str) -> None:
     )
 
 
-def _warn_of_method(archive: Archive) -> None:
-    """The tutorial's classic mistake, found in a file."""
-    for name in archive.methods()[:1]:
-        from pystatedict._errors import warn
-        from pystatedict._printable import printable
-
-        where = "the file" if archive.path is None else repr(archive.path)
-        method = printable(name)
-        warn(
-            f"{where} holds the bound method {method!r} of a model, and the whole model with it:"
-            f" it was saved as torch.save(model.{method}, f), without the parentheses."
-            " root='auto' gives its state_dict.\n  hint: save torch.save(model.state_dict(), f),"
-            " or pystatedict.save(pystatedict.load(f, root='auto'), f)"
-        )
-
-
 def _apply_flags(archive: Archive, obj: Any, path: tuple[str, ...], trainable: Any) -> None:
     """Give the StateDicts in `obj` the flags of the sidecar, and then the argument's."""
     from pystatedict._statedict import StateDict
@@ -311,7 +269,7 @@ def _sidecar_path(path: str | None, trainable: Any) -> str | None:
         return os.fsdecode(os.fspath(trainable))
     if path is None:
         return None
-    sidecar = f"{path}.trainable.json"  # a folder's path ends without a separator
+    sidecar = sidecar_of(path)
     return sidecar if os.path.exists(sidecar) else None
 
 
@@ -428,12 +386,12 @@ def save(
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # beside a device no sidecar stands
             document = _sidecar_document(obj, path, file, trainable, inside=torchs)
     if document is not None:
-        from pystatedict._sidecar import beside, write_document
+        from pystatedict._sidecar import write_document
 
         if document["trainable"]:
             write_document(path, document)
         else:
-            os.unlink(beside(path))
+            os.unlink(sidecar_of(path))
 
 
 class _Options:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 from pystatedict._core import Archive as CoreArchive
-from pystatedict._errors import ClosedError, CorruptError, MissingTensorError, StateDictError
+from pystatedict._errors import ClosedError, CorruptError, MissingTensorError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Self
 
@@ -98,11 +96,12 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
 
         A sidecar that is damaged, or was written for another version, is a warning.
         """
-        from pystatedict._errors import warn
-        from pystatedict._flags import listed
+        from pystatedict._summary import flags_of
 
-        flags, _, trouble = listed(self.archive, self, self.root, self.path)
+        flags, _, trouble = flags_of(self)
         if trouble is not None:
+            from pystatedict._errors import warn
+
             warn(trouble)
         return flags
 
@@ -129,6 +128,8 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
 
         Raises ChecksumError, or another CorruptError, at the first bad record.
         """
+        from pystatedict._recordcheck import verify_archive
+
         return verify_archive(self.archive)
 
     def close(self) -> None:
@@ -153,100 +154,15 @@ class Checkpoint(Mapping[str, "TensorInfo"]):
         return f"<Checkpoint {where}: {len(self):,} tensors{', closed' if self.closed else ''}>"
 
 
-def verify_archive(archive: Archive) -> tuple[int, int]:
-    """(records checked, records without a CRC); raises at the first bad one."""
-    checked = unchecked = 0
-    for told in check_records(archive, all=False):
-        if isinstance(told, StateDictError):
-            told.path = told.path or archive.path
-            raise told
-        checked += told
-        unchecked += not told
-    return checked, unchecked
-
-
-# Bytes from which on threads are worth their starting, and how many there are at the most: the
-# memory keeps no more of them busy.
-_WORTH_THREADS = 16 << 20
-_THREADS_MOST = 4
-
-
-def check_records(archive: Archive, all: bool) -> list[bool | StateDictError]:
-    """What came of each record in its order: whether it states a CRC, or what is wrong.
-
-    Up to the first bad one, unless `all` are asked for.
-    """
-    records = archive.records()
-    threads = 1
-    # Of several files the last one is kept open, for who asks in their order.
-    if isinstance(archive, CoreArchive) and sum(row[2] for row in records) >= _WORTH_THREADS:
-        threads = min(_THREADS_MOST, os.cpu_count() or 1, len(records))
-    checks = _Checks(archive, len(records), all)
-    if threads > 1:
-        checks.run(threads)
-    else:
-        checks.alone()
-    return checks.found()
-
-
-class _Checks:
-    """The records of an archive, checked in their order by some threads."""
-
-    def __init__(self, archive: Archive, count: int, all: bool) -> None:
-        self._archive = archive
-        self._left = iter(range(count))
-        self._all = all
-        self._told: list[bool | BaseException | None] = [None] * count
-
-    def run(self, threads: int) -> None:
-        from threading import Lock, Thread
-
-        lock, others = Lock(), []
-        try:
-            with suppress(RuntimeError):  # no more threads are to be had
-                for _ in range(threads - 1):
-                    other = Thread(target=self._work, args=(lock,))
-                    other.start()
-                    others.append(other)
-            self._work(lock)
-        finally:
-            self._left = iter(())  # for an interrupt; else there is nothing left
-            for other in others:
-                other.join()
-
-    def _work(self, lock: AbstractContextManager[Any]) -> None:
-        while True:
-            with lock:
-                index = next(self._left, None)
-            if index is None:
-                return
-            self._check(index)
-
-    def alone(self) -> None:
-        """Take one record after another, as long as there are any."""
-        while (index := next(self._left, None)) is not None:
-            self._check(index)
-
-    def _check(self, index: int) -> None:
-        try:
-            self._told[index] = self._archive.verify(index)
-        except Exception as error:
-            self._told[index] = error
-            if not self._all:
-                self._left = iter(())  # those before it were begun before it
-
-    def found(self) -> list[bool | StateDictError]:
-        found: list[bool | StateDictError] = []
-        for told in self._told:
-            if told is None:
-                break  # behind the first bad one
-            if not isinstance(told, (bool, StateDictError)):
-                raise told
-            found.append(told)
-        return found
-
-
 # ------------------------------------------------------------------ handles as values
+
+
+def window(name: str, info: TensorInfo) -> tuple[object, ...]:
+    """Equal for tied tensors: one storage, seen through the same window."""
+    if info.is_meta or not info.numel:
+        return (name,)
+    storage = (id(info._archive), info.storage)  # a checkpoint may be in several files
+    return (storage, info.storage_offset, info.shape, info.stride, info.dtype)
 
 
 def reduce_info(info: TensorInfo) -> tuple[Any, tuple[Any, ...]]:

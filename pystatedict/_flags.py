@@ -10,20 +10,15 @@ from __future__ import annotations
 import os
 
 from pystatedict._errors import MissingTensorError, SidecarError, UnsupportedError, warn
+from pystatedict._files import sidecar_of
 from pystatedict._roots import find_root
-from pystatedict._sidecar import (
-    beside,
-    find_trouble,
-    read_sidecar,
-    spread,
-)
+from pystatedict._sidecar import find_trouble, read_sidecar, spread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import Any
 
-    from pystatedict._core import TensorInfo
     from pystatedict._opened import Archive
     from pystatedict._sidecar import OnStale, Sidecar
     from pystatedict._statedict import StateDict
@@ -239,7 +234,7 @@ def sidecar_to_write(
     """
     from pystatedict._marks import flag_of
 
-    there = os.path.exists(beside(path))
+    there = os.path.exists(sidecar_of(path))
     if trainable in (False, "parameters"):
         return ("", {}) if there else None
     spoken: list[tuple[Path, Flags]] = []
@@ -268,27 +263,25 @@ def sidecar_to_write(
 # ------------------------------------------------------------------ of a listing
 
 
-def listed(
-    archive: Archive, names: Mapping[str, TensorInfo], root: Path, path: str | None
-) -> tuple[Flags, str, SidecarError | str | None]:
-    """(flag of each tensor, state of the sidecar, what is wrong with it) of a listing.
+def put_over(
+    flags: Flags, archive: Archive, root: Path, path: str
+) -> tuple[str, SidecarError | str | None]:
+    """Put what the sidecar at `path` says over the flags of a listing of `root`.
 
-    A flag of the sidecar stands above one in the pickle.  The sidecar is "none",
-    "current", "unsure", "stale" or "broken".
+    (state of the sidecar, what is wrong with it): see `_summary.flags_of`.
     """
-    flags: Flags = {name: info.requires_grad for name, info in names.items()}
     try:
-        sidecar = None if path is None else read_sidecar(beside(path))
+        sidecar = read_sidecar(path)
         if sidecar is None:
-            return flags, "none", None
+            return "none", None
         said, trouble = said_by(archive, sidecar)
     except SidecarError as error:
-        return flags, "broken", error
+        return "broken", error
     if isinstance(trouble, SidecarError):
-        return flags, "stale", trouble
+        return "stale", trouble
     prefix = joined(*root)
-    for name in names:
+    for name in flags:
         flag = said.get(joined(prefix, name))
         if flag is not None:
             flags[name] = flag
-    return flags, "unsure" if trouble else "current", trouble
+    return "unsure" if trouble else "current", trouble

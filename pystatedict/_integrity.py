@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 
-from pystatedict._checkpoint import check_records
 from pystatedict._core import Archive
 from pystatedict._errors import CorruptError, StateDictError
 from pystatedict._fileset import FileSet
-from pystatedict._opening import open_at
+from pystatedict._opening import Naming, open_at
+from pystatedict._recordcheck import check_records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def repair(
 
     archive, problems = _open_what_is_left(f, limits)
     try:
-        with _api._Naming(archive.path):
+        with Naming(archive.path):
             found = _examine(archive)
             _api._check_globals(archive, "opaque", "error")
             problems += found.problems

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From whatever a caller gives to an opened archive: one road for every kind of file.
+"""From whatever a caller gives to an opened checkpoint: one road for every kind of file.
 
 The core tells zip archives, legacy streams and torch's tar by their first bytes.  What it
 does not know is named by `identify`, and read here where there is a way; else the error
@@ -9,9 +9,9 @@ says what the file is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 
 from pystatedict import _core
+from pystatedict._checkpoint import Checkpoint
 from pystatedict._errors import (
     CorruptError,
     NotACheckpointError,
@@ -24,6 +24,7 @@ from pystatedict._files import open_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from pystatedict._core import Archive, Source
@@ -33,6 +34,59 @@ if TYPE_CHECKING:
     Limits = dict[str, int] | None
     Reader = Callable[[Source, str | None, Limits], Archive]
     RootedReader = Callable[[Source, str | None, Limits, str | None], tuple[Archive, str | None]]
+
+
+def open_checkpoint(
+    f: Any,
+    root: str | None,
+    *,
+    access: Access = "map",
+    limits: Mapping[str, int] | None = None,
+) -> Checkpoint:
+    """What pystatedict.open() gives."""
+    archive, root = open_at(f, root, access=access, limits=limits)
+    with Naming(archive.path):
+        warn_of_method(archive)
+        if root is None:  # the whole object, and nothing to look for
+            return Checkpoint(archive, archive.root, ())
+        from pystatedict._roots import find_root
+
+        return Checkpoint(archive, *find_root(archive, root))
+
+
+def open_to_tell(f: Any) -> Checkpoint:
+    """open() for what only tells of a file: no map, of which a shortened file would be the end."""
+    return open_checkpoint(f, None, access="read")
+
+
+class Naming:
+    """Put the file's path into errors that pass."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, StateDictError) and error.path is None:
+            error.path = self.path
+
+
+def warn_of_method(archive: Opened) -> None:
+    """The tutorial's classic mistake, found in a file."""
+    for name in archive.methods()[:1]:
+        from pystatedict._errors import warn
+        from pystatedict._printable import printable
+
+        where = "the file" if archive.path is None else repr(archive.path)
+        method = printable(name)
+        warn(
+            f"{where} holds the bound method {method!r} of a model, and the whole model with it:"
+            f" it was saved as torch.save(model.{method}, f), without the parentheses."
+            " root='auto' gives its state_dict.\n  hint: save torch.save(model.state_dict(), f),"
+            " or pystatedict.save(pystatedict.load(f, root='auto'), f)"
+        )
 
 
 def open_at(

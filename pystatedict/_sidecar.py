@@ -27,11 +27,12 @@ Two digests, either of which binds:
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
+from ._checkpoint import window
 from ._errors import SidecarError, StaleSidecarError, warn
+from ._files import is_nothing, sidecar_of
 from ._printable import listed, printable
 
 TYPE_CHECKING = False
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     OnStale = Literal["raise", "warn", "ignore"]
     Record = tuple[str, int, int, int, int, int]
 
-SUFFIX = ".trainable.json"
 FORMAT = "pystatedict.trainable"
 VERSION = 1
 LIMIT = 256 << 20  # bytes of a sidecar that are read
@@ -136,7 +136,7 @@ def load_trainable(
     from ._api import open as open_checkpoint
     from ._flags import joined, missing_sidecar, said_by
 
-    target = beside(place_of(path))
+    target = sidecar_of(place_of(path))
     sidecar = read_sidecar(target)
     if root == "auto" and sidecar is not None and sidecar.root is not None:
         root = sidecar.root or None
@@ -172,7 +172,7 @@ def document_of(
     """
     if names is None:
         names = archive.tensors()
-    target = beside(path)
+    target = sidecar_of(path)
     trainable = _checked_flags(flags)
     named = None if buffers is None else sorted(set(_checked_buffers(buffers)))
     _refuse_unknown(path, target, [*trainable, *(named or ())], names)
@@ -204,11 +204,11 @@ def write_document(path: str, document: dict[str, object]) -> str:
     """Write the sidecar of `path`; return the sidecar's path."""
     import json
 
-    from ._files import replacing
+    from ._targets import replacing
 
     # ASCII on purpose: names come from strangers and may hold what an editor would hide.
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-    target = beside(path)
+    target = sidecar_of(path)
     with replacing(target) as file:
         rest = memoryview(text.encode("ascii"))
         while rest:
@@ -225,23 +225,18 @@ def place_of(path: str) -> str:
     return path_of(path)
 
 
-def beside(path: str) -> str:
-    """The path of the sidecar of a checkpoint: a file, or a folder."""
-    return (path.rstrip(os.sep) or path) + SUFFIX
-
-
 def read_sidecar(target: str) -> Sidecar | None:
     """The sidecar at the path `target`, or None when there is nothing."""
+    if is_nothing(target):
+        return None
     try:
         regular = stat.S_ISREG(os.stat(target).st_mode)
         if regular:
             with open(target, "rb") as file:
                 data = file.read(LIMIT + 1)
-    except ValueError:  # a NUL in the path
+    except FileNotFoundError:  # it was taken away just now
         return None
     except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ENAMETOOLONG):
-            return None
         raise SidecarError(
             f"cannot be read: {exc.strerror}",
             code="sidecar-unreadable",
@@ -337,14 +332,6 @@ def spread(sidecar: Sidecar, names: Mapping[str, TensorInfo]) -> dict[str, bool]
         if found is not None:
             flags[name] = found[0]
     return flags
-
-
-def window(name: str, info: TensorInfo) -> tuple[object, ...]:
-    """Equal for tied tensors: one storage, seen through the same window."""
-    if info.is_meta or not info.numel:
-        return (name,)
-    storage = (id(info._archive), info.storage)  # a checkpoint may be in several files
-    return (storage, info.storage_offset, info.shape, info.stride, info.dtype)
 
 
 # ----------------------------------------------------------------- writing

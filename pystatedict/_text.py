@@ -144,6 +144,11 @@ def human_count(count: int) -> str:
     return str(count) if count < 1000 else _scaled(count, 1000, _COUNT_UNITS)
 
 
+def parameters_text(count: int) -> str:
+    """`1234567` -> `1.2 M parameters`."""
+    return human_count(count) + f" parameter{'' if count == 1 else 's'}"
+
+
 def percent(part: int, whole: int) -> str:
     """A share; `0%` and `100%` are said only when they are exact."""
     share = part * 100 // whole if whole else 0

@@ -26,7 +26,7 @@ import pytest
 from isolated import run
 
 import pystatedict as psd
-from pystatedict import _files
+from pystatedict import _targets
 
 OLD = {"w": np.arange(10, dtype=np.float32)}
 # Several writes: large arrays are handed on as they lie, small ones gathered.
@@ -55,14 +55,14 @@ def same(found: Any) -> bool:
 
 
 #: As where the file system has no files without names.
-NAMED = "from pystatedict import _files; _files._Unnamed.opened = lambda folder: None\n"
+NAMED = "from pystatedict import _targets; _targets._Unnamed.opened = lambda folder: None\n"
 
 
 @pytest.fixture(autouse=True, params=["unnamed", "named"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything holds in both ways of making a new file."""
     if request.param == "named":
-        monkeypatch.setattr(_files._Unnamed, "opened", lambda folder: None)
+        monkeypatch.setattr(_targets._Unnamed, "opened", lambda folder: None)
     return str(request.param)
 
 
@@ -144,7 +144,7 @@ def test_every_write_may_fail(
         ) -> Failing:
             return Failing(open(name, mode, **options), n, error, most)
 
-        monkeypatch.setattr(_files, "open", failing, raising=False)
+        monkeypatch.setattr(_targets, "open", failing, raising=False)
         with untouched(path), pytest.raises(type(error)) as caught:
             psd.save(NEW, path)
         monkeypatch.undo()
@@ -237,13 +237,13 @@ def test_a_failed_save_leaves_the_sidecar(path: pathlib.Path) -> None:
 
 
 class Interrupting:
-    """A trace that raises KeyboardInterrupt before the n-th instruction of _files.py."""
+    """A trace that raises KeyboardInterrupt before the n-th instruction of _targets.py."""
 
     def __init__(self, n: int) -> None:
         self.left = n
 
     def __call__(self, frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(("_files.py", "contextlib.py")):
+        if not frame.f_code.co_filename.endswith(("_targets.py", "contextlib.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -1104,6 +1104,6 @@ def test_no_descriptor_is_left(path: pathlib.Path) -> None:
     for obj in ({"f": object()}, Trouble):
         with pytest.raises(TypeError):
             psd.save(obj, path)
-    with pytest.raises(Trouble), _files.replacing(str(path)):
+    with pytest.raises(Trouble), _targets.replacing(str(path)):
         raise Trouble
     assert sorted(os.listdir("/proc/self/fd")) == before

@@ -132,6 +132,47 @@ def test_a_command_without_options_needs_no_parser(path: pathlib.Path, command: 
     )
 
 
+#: What of this package `ls FILE` may import; each more costs every listing its time.
+LISTING = {
+    "pystatedict",
+    "pystatedict._checkpoint",
+    "pystatedict._cli",
+    "pystatedict._clils",
+    "pystatedict._core",
+    "pystatedict._errors",
+    "pystatedict._files",
+    "pystatedict._opening",
+    "pystatedict._printable",
+    "pystatedict._summary",
+    "pystatedict._text",
+}
+#: And what of Python's it may not, though it is small.
+SLOW = {
+    "argparse", "contextlib", "enum", "errno", "fnmatch", "functools", "json", "mmap", "re",
+    "shutil", "threading", "weakref",
+}  # fmt: skip
+
+LS = "import sys; from pystatedict._cli import main; main(['ls', sys.argv[1]])"
+
+
+def test_listing_imports_what_it_needs_and_no_more(path: pathlib.Path) -> None:
+    found = imported("-c", LS, path) - bare()
+    assert {name for name in found if name.partition(".")[0] == "pystatedict"} == LISTING
+    assert found & (SLOW | HEAVY) == set()
+
+
+def test_a_sidecar_is_read_where_there_is_one(path: pathlib.Path) -> None:
+    more = imported("-c", LS, path.with_name("flags.pth")) - imported("-c", LS, path)
+    assert {"json", "pystatedict._flags", "pystatedict._sidecar"} <= more
+    assert more & {"pystatedict._api", "pystatedict._targets"} == set()
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_without_a_file_nothing_is_there_to_open_it(option: str) -> None:
+    found = imported("-m", "pystatedict", option)
+    assert found & {"pystatedict._core", "pystatedict._opening", "pystatedict._clils"} == set()
+
+
 def test_numpy_with_the_first_array(path: pathlib.Path) -> None:
     code = (
         "import sys, pystatedict as psd\n"

@@ -435,7 +435,7 @@ def test_an_interrupt_ends_all_that_look(
 ) -> None:
     import threading
 
-    from pystatedict import _checkpoint
+    from pystatedict import _recordcheck
 
     class Interrupted:
         """An archive whose sixth record is never told of, for somebody pressed Ctrl-C."""
@@ -451,7 +451,7 @@ def test_an_interrupt_ends_all_that_look(
             return True
 
     archive: Any = Interrupted()
-    checks = _checkpoint._Checks(archive, 10_000_000, all=True)
+    checks = _recordcheck._Checks(archive, 10_000_000, all=True)
     with pytest.raises(KeyboardInterrupt):
         checks.run(4)
     assert archive.begun < 10_000_000

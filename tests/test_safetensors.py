@@ -688,11 +688,11 @@ def test_a_failing_write_leaves_the_old_file(
     sd = {str(i): np.zeros(100_000, "f4") for i in range(4)}
     from contextlib import contextmanager
 
-    from pystatedict import _api, _files
+    from pystatedict import _api, _targets
 
     @contextmanager
     def full(*args: Any) -> Any:
-        with _files.replacing(*args):
+        with _targets.replacing(*args):
             yield Trickle(1 << 16, fails_at=300_000)
 
     monkeypatch.setattr(_api, "replacing", full)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGBUS")
 START = """
 import os, sys
 import pystatedict as psd
-from pystatedict import _cli, _integrity
+from pystatedict import _cli, _clils, _clistat, _clitree, _integrity
 
 path, size = sys.argv[1], os.stat(sys.argv[1]).st_size
 
@@ -68,7 +68,7 @@ def test_commands(path: pathlib.Path, command: str) -> None:
     name = "facts_of" if command == "stat" else "flags_of"
     code, said = shrinking(
         path,
-        f"shorten(_cli, '{name}')\nsys.exit(_cli.main(['{command}', path]))\n",
+        f"shorten(_cli{command}, '{name}')\nsys.exit(_cli.main(['{command}', path]))\n",
     )
     assert code in (0, 2), said
     assert "Traceback" not in said
@@ -77,7 +77,7 @@ def test_commands(path: pathlib.Path, command: str) -> None:
 def test_an_archive_that_is_read(path: pathlib.Path) -> None:
     code, said = shrinking(
         path,
-        "from pystatedict._api import open_to_tell\n"
+        "from pystatedict._opening import open_to_tell\n"
         "checkpoint = open_to_tell(path)\n"
         "whole = checkpoint['b'].numpy()\n"
         "assert whole.sum() == 9 and whole.flags.writeable\n"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import pystatedict as psd
-from pystatedict import _files
+from pystatedict import _targets
 
 #: What strace is told to answer for the parent's number.
 TRACED = 54321
@@ -78,7 +78,7 @@ def main() -> None:
     scenario, path = sys.argv[1:]
     if scenario == "named":
         none: Any = classmethod(lambda cls, folder: None)
-        _files._Unnamed.opened = none  # as where the file system has no such files
+        _targets._Unnamed.opened = none  # as where the file system has no such files
     act = globals()[scenario]
     warm = f"{path}.warm"
     psd.save(NEW, warm)
