@@ -136,6 +136,47 @@ def test_a_file_that_is_read_takes_its_own_size_and_little_more(tmp_path: pathli
     assert int(done.stdout) < 1.05 * large.stat().st_size
 
 
+AGAIN = """
+import hashlib, re, resource, sys
+import pystatedict as psd
+def memory():
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", status.read())[1])
+def told():
+    with psd.open(sys.argv[1]) as checkpoint:
+        return hashlib.sha256(repr(list(checkpoint.shapes().items())).encode()).hexdigest()
+first = told()
+before = memory()
+assert all(told() == first for _ in range(20))
+with psd.open(sys.argv[2]) as checkpoint:
+    assert len(checkpoint) == 1
+assert told() == first
+print(memory() - before)
+with psd.open(sys.argv[1]) as checkpoint:  # while others hold what is kept
+    with psd.open(sys.argv[1]) as again:
+        with psd.open(sys.argv[1]) as third:
+            assert checkpoint.shapes() == again.shapes() == third.shapes()
+print(memory() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="nothing tells the memory")
+def test_what_is_kept_of_files_that_were_closed_is_bounded(tmp_path: pathlib.Path) -> None:
+    """Large blocks are kept for the next file: some of them, and nothing of what was in them."""
+    many, one = tmp_path / "many.pth", tmp_path / "one.pth"
+    psd.save({f"blocks.{i}.weight": np.full((i % 7, 3), i, "f4") for i in range(20_000)}, many)
+    psd.save({"w": np.zeros(4, "f4")}, one)
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, str(many), str(one)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after_one, after_three = map(int, done.stdout.split())
+    assert after_one < 8 << 20  # the first opening has left what the others take
+    assert after_three < 40 << 20
+
+
 def test_a_file_too_large_to_be_read_is_a_want_of_memory() -> None:
     from pystatedict._files import _fresh
 
