@@ -159,6 +159,18 @@ PSD_CHECKED psd_status psd_pickle_follow(psd_span program, uint64_t base,
                                          size_t *walked, psd_error *err);
 
 /*
+ * What the writer may be told of a value by the flags of psd_value.
+ *
+ * PLAIN: a tuple that is not empty, a persistent id, or a call by REDUCE that nothing was
+ * filled into; its parts are leaves, tuples of a few numbers, or PLAIN themselves.  So no
+ * way leads from it back to it, and it is written in one go.
+ *
+ * ANEW: a PLAIN value that each reference makes again, where others would be fetched; of
+ * tuples only those of a few numbers.
+ */
+enum { PSD_VALUE_PLAIN = 1 << 6, PSD_VALUE_ANEW = 1 << 7 };
+
+/*
  * Write `root` and all it refers to as a protocol 2 pickle, with opcodes that
  * torch.load(weights_only=True) accepts wherever the values allow it.
  *
@@ -168,7 +180,8 @@ PSD_CHECKED psd_status psd_pickle_follow(psd_span program, uint64_t base,
  * STORAGE and TENSOR values must have been lowered to persistent ids and calls
  * before (psd_torch_write).
  *
- *   PSD_ARGUMENT  a call that is an argument of itself; a kind that has no form
+ *   PSD_ARGUMENT  a call that is an argument of itself; a kind that has no form; a
+ *                 PLAIN value that holds others, or too many within one another
  */
 PSD_CHECKED psd_status psd_pickle_write(const psd_pool *pool, psd_ref root,
                                         psd_buffer *buffer, psd_error *err);

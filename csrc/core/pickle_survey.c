@@ -12,6 +12,9 @@
 /* The order of a value whose group is known. */
 #define DONE UINT32_MAX
 
+/* PLAIN values within one another, followed by recursion: a Parameter takes six. */
+#define PLAIN_MOST 16u
+
 typedef struct {
     psd_ref ref;
     uint64_t next;  /* the child to be looked at now */
@@ -28,6 +31,7 @@ typedef struct {
     uint32_t waiting_count;
     uint32_t waiting_capacity;
     uint32_t met;
+    uint32_t within; /* so many PLAIN values */
 } walk;
 
 static psd_status
@@ -140,6 +144,9 @@ grow(walk *w)
 static psd_status
 enter(walk *w, psd_ref ref, uint64_t children, psd_note *note)
 {
+    if (w->within > 0) {
+        return fail(w, "a plain value that holds others");
+    }
     if ((w->depth == w->visit_capacity || w->waiting_count == w->waiting_capacity) &&
         !grow(w)) {
         return fail_memory(w);
@@ -150,6 +157,34 @@ enter(walk *w, psd_ref ref, uint64_t children, psd_note *note)
     note->order = ++w->met;
     note->group = note->order;
     return PSD_OK;
+}
+
+static psd_status meet(walk *w, psd_ref ref, bool *seen);
+
+/* Parts that lead nowhere need no order, and no way back. */
+static psd_status
+follow_plain(walk *w, const psd_value *value, bool *seen)
+{
+    if (w->within == PLAIN_MOST) {
+        return fail(w, "too many plain values within one another");
+    }
+    w->within++;
+    psd_status status = PSD_OK;
+    switch (value->kind) {
+    case PSD_KIND_CALL:
+        status = meet(w, value->as.call->callable, seen);
+        if (status == PSD_OK) {
+            status = meet(w, value->as.call->args, seen);
+        }
+        break;
+    case PSD_KIND_PERSID: status = meet(w, value->as.ref, seen); break;
+    default:
+        for (uint32_t i = 0; i < value->count && status == PSD_OK; i++) {
+            status = meet(w, value->as.items[i], seen);
+        }
+    }
+    w->within--;
+    return status;
 }
 
 /* A reference to `ref`, from the value being visited. */
@@ -164,7 +199,14 @@ meet(walk *w, psd_ref ref, bool *seen)
     if (psd_is_inline(value)) {
         return PSD_OK;
     }
+    if ((value->flags & PSD_VALUE_ANEW) != 0) {
+        return value->kind == PSD_KIND_TUPLE ? PSD_OK : follow_plain(w, value, seen);
+    }
     psd_note *note = &w->survey->notes[ref];
+    if (note->order == DONE) {
+        note->memo = PSD_MEMO_OFTEN;
+        return PSD_OK;
+    }
     if (note->order != 0) {
         psd_note *from = &w->survey->notes[w->visits[w->depth - 1].ref];
         note->memo = PSD_MEMO_OFTEN;
@@ -175,6 +217,10 @@ meet(walk *w, psd_ref ref, bool *seen)
         /* Most values: nothing is to be checked, and they lead nowhere. */
         note->order = DONE;
         return PSD_OK;
+    }
+    if (psd_is_plain(value)) {
+        note->order = DONE;
+        return follow_plain(w, value, seen);
     }
     psd_status status = check(w, value);
     if (status != PSD_OK) {

@@ -7,7 +7,7 @@
 #define PSD_PICKLE_SURVEY_H
 
 #include "error.h"
-#include "value.h"
+#include "pickle.h"
 
 /* A value's place in the memo: a number + 1, or one of these. */
 #define PSD_MEMO_ONCE 0u                         /* referred to once: not memoized */
@@ -56,6 +56,12 @@ psd_is_inline(const psd_value *value)
     return (value->kind > PSD_KIND_INVALID && value->kind <= PSD_KIND_INT) ||
            value->kind == PSD_KIND_FLOAT ||
            (value->kind == PSD_KIND_TUPLE && value->count == 0);
+}
+
+static inline bool
+psd_is_plain(const psd_value *value)
+{
+    return (value->flags & PSD_VALUE_PLAIN) != 0;
 }
 
 #define PSD_FLAT_MOST 8u

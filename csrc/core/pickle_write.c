@@ -209,6 +209,39 @@ tuple_opcode(const psd_value *tuple)
     return tuple->count > 3 ? PSD_OP_TUPLE : opcodes[tuple->count - 1];
 }
 
+static psd_status meet(writer *w, psd_ref ref);
+
+/* A PLAIN value whole; how deep it goes was looked at by the survey. */
+static psd_status
+write_plain(writer *w, const psd_value *value, psd_note *note)
+{
+    psd_status status = PSD_OK;
+    uint8_t last = PSD_OP_REDUCE;
+    switch (value->kind) {
+    case PSD_KIND_CALL:
+        status = meet(w, value->as.call->callable);
+        if (status == PSD_OK) {
+            status = meet(w, value->as.call->args);
+        }
+        break;
+    case PSD_KIND_PERSID:
+        status = meet(w, value->as.ref);
+        last = PSD_OP_BINPERSID;
+        break;
+    default:
+        if (value->count > 3) {
+            psd_put_u8(w->buffer, PSD_OP_MARK);
+        }
+        for (uint32_t i = 0; i < value->count && status == PSD_OK; i++) {
+            status = meet(w, value->as.items[i]);
+        }
+        last = tuple_opcode(value);
+    }
+    psd_put_u8(w->buffer, last);
+    psd_emit_put(&w->emitter, &note->memo);
+    return status;
+}
+
 /* A reference to `ref`: fetch it, write it, or begin to. */
 static psd_status
 meet(writer *w, psd_ref ref)
@@ -222,6 +255,9 @@ meet(writer *w, psd_ref ref)
     if (psd_is_memoized(note->memo)) {
         psd_emit_get(&w->emitter, note->memo);
         return PSD_OK;
+    }
+    if (psd_is_plain(value)) {
+        return write_plain(w, value, note);
     }
     if (note->memo == PSD_MEMO_OPEN) {
         return fail(w, "a value that is a part of itself");

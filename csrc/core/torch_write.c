@@ -3,7 +3,15 @@
  * Tensors and storages become calls and persistent ids again.  What is written
  * is what torch.save writes, so torch.load(weights_only=True) reads it.
  */
+#include "pickle.h"
 #include "torch.h"
+
+/* Numbers that were made a tuple of; mostly the next tensor has the same. */
+typedef struct {
+    const int64_t *numbers;
+    unsigned count;
+    psd_ref tuple;
+} shape;
 
 typedef struct {
     psd_pool *pool;
@@ -14,6 +22,8 @@ typedef struct {
     psd_ref functions[7]; /* the rebuild functions' globals, made on first use */
     psd_ref dtypes[PSD_DTYPE_COUNT];
     psd_ref ordered_dict, empty_tuple, text_storage, text_cpu, none;
+    psd_ref hooks;
+    shape last_shape, last_strides;
     psd_ref truth[2];     /* False and True */
     psd_ref numbers[256]; /* small ones; all of these are written out each time */
     bool failed;
@@ -58,6 +68,22 @@ static psd_ref
 tuple(pass *p, const psd_ref *refs, uint32_t count)
 {
     return p->failed ? 0 : made(p, psd_new_items(p->pool, PSD_KIND_TUPLE, refs, count));
+}
+
+/* Tell the writer of the pickle what it would find out. */
+static psd_ref
+flagged(pass *p, psd_ref ref, unsigned flags)
+{
+    if (ref != 0) {
+        psd_value_at(p->pool, ref)->flags |= (uint8_t)flags;
+    }
+    return ref;
+}
+
+static psd_ref
+plain_tuple(pass *p, const psd_ref *refs, uint32_t count)
+{
+    return flagged(p, tuple(p, refs, count), PSD_VALUE_PLAIN);
 }
 
 static psd_ref
@@ -204,28 +230,42 @@ persid(pass *p, uint32_t storage, psd_ref classes[PSD_DTYPE_COUNT])
         p->none = p->none != 0 ? p->none : made(p, psd_new_none(p->pool));
         parts[count++] = p->none;
     }
-    psd_ref id = tuple(p, parts, count);
+    psd_ref id = plain_tuple(p, parts, count);
     if (!p->failed) {
-        p->persids[storage] = made(p, psd_new_persid(p->pool, id));
+        p->persids[storage] =
+            flagged(p, made(p, psd_new_persid(p->pool, id)), PSD_VALUE_PLAIN);
     }
     return p->persids[storage];
 }
 
+/* Each tensor has a tuple of its own in torch, so it is written anew. */
 static psd_ref
-numbers(pass *p, const int64_t *v, unsigned count)
+numbers(pass *p, const int64_t *v, unsigned count, shape *last)
 {
     psd_ref refs[64];
+    if (count == 0) {
+        return p->empty_tuple;
+    }
+    if (last->count == count && memcmp(last->numbers, v, count * sizeof *v) == 0) {
+        return last->tuple;
+    }
     for (unsigned i = 0; i < count; i++) {
         refs[i] = number(p, v[i]);
     }
-    return count == 0 ? p->empty_tuple : tuple(p, refs, count);
+    psd_ref ref = flagged(p, tuple(p, refs, count), PSD_VALUE_PLAIN | PSD_VALUE_ANEW);
+    *last = (shape){v, count, ref};
+    return ref;
 }
 
 /* Hooks belong to one tensor: torch keeps the dict it is given, so never shared. */
 static psd_ref
 hooks(pass *p)
 {
-    return call(p, p->ordered_dict, p->empty_tuple);
+    if (p->hooks == 0) {
+        p->hooks = flagged(p, call(p, p->ordered_dict, p->empty_tuple),
+                           PSD_VALUE_PLAIN | PSD_VALUE_ANEW);
+    }
+    return p->hooks;
 }
 
 /* Does the tensor itself require a gradient?  Of a Parameter the wrapping says it. */
@@ -257,18 +297,32 @@ metadata(pass *p, const psd_tensor *t)
 /* What a call is made of before it takes the place of its tensor. */
 typedef struct {
     psd_ref callable, args;
+    bool plain; /* none of its parts is the host's */
 } lowered;
+
+/* A call of one of torch's functions that takes nothing but what is made here. */
+static lowered
+plain_call(pass *p, int which, const psd_ref *args, uint32_t count)
+{
+    return (lowered){function(p, which), plain_tuple(p, args, count), true};
+}
+
+static lowered
+other_call(pass *p, int which, const psd_ref *args, uint32_t count)
+{
+    return (lowered){function(p, which), tuple(p, args, count), false};
+}
 
 static lowered
 lower_meta(pass *p, const psd_tensor *t)
 {
     psd_ref args[4] = {
         dtype_global(p, (psd_dtype)t->dtype),
-        numbers(p, t->shape, t->rank),
-        numbers(p, t->strides, t->rank),
+        numbers(p, t->shape, t->rank, &p->last_shape),
+        numbers(p, t->strides, t->rank, &p->last_strides),
         own_grad(p, t),
     };
-    return (lowered){function(p, REBUILD_META), tuple(p, args, 4)};
+    return plain_call(p, REBUILD_META, args, 4);
 }
 
 /* (scheme, scale, zero_point) or (scheme, scales, zero_points, axis).  Float zero
@@ -296,13 +350,13 @@ lower_quantized(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
     psd_ref args[7] = {
         persid(p, t->storage, classes),
         number(p, t->offset),
-        numbers(p, t->shape, t->rank),
-        numbers(p, t->strides, t->rank),
+        numbers(p, t->shape, t->rank, &p->last_shape),
+        numbers(p, t->strides, t->rank, &p->last_strides),
         quantizer(p, t->more.quantizer),
         own_grad(p, t),
         hooks(p),
     };
-    return (lowered){function(p, REBUILD_QTENSOR), tuple(p, args, 7)};
+    return other_call(p, REBUILD_QTENSOR, args, 7);
 }
 
 static lowered
@@ -318,8 +372,8 @@ lower_dense(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
     psd_ref args[8] = {
         persid(p, t->storage, classes),
         number(p, t->offset),
-        numbers(p, t->shape, t->rank),
-        numbers(p, t->strides, t->rank),
+        numbers(p, t->shape, t->rank, &p->last_shape),
+        numbers(p, t->strides, t->rank, &p->last_strides),
         own_grad(p, t),
         hooks(p),
     };
@@ -327,11 +381,12 @@ lower_dense(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
     if (v3) {
         args[count++] = dtype_global(p, (psd_dtype)t->dtype);
     }
+    int which = v3 ? REBUILD_V3 : REBUILD_V2;
     if ((t->flags & (PSD_TENSOR_CONJ | PSD_TENSOR_NEG)) != 0) {
         args[count++] = metadata(p, t);
+        return other_call(p, which, args, count);
     }
-    psd_ref callable = function(p, v3 ? REBUILD_V3 : REBUILD_V2);
-    return (lowered){callable, tuple(p, args, count)};
+    return plain_call(p, which, args, count);
 }
 
 /* A Parameter of the tensor at `data`. */
@@ -340,9 +395,18 @@ lower_parameter(pass *p, const psd_tensor *t, psd_ref data)
 {
     bool grad = (t->flags & PSD_TENSOR_REQUIRES_GRAD) != 0;
     psd_ref args[4] = {data, truth(p, grad), hooks(p), t->state};
-    int which = t->state == 0 ? REBUILD_PARAMETER : REBUILD_WITH_STATE;
-    psd_ref callable = function(p, which);
-    return (lowered){callable, tuple(p, args, t->state == 0 ? 3 : 4)};
+    if (t->state != 0) {
+        return other_call(p, REBUILD_WITH_STATE, args, 4);
+    }
+    bool plain = (psd_value_at(p->pool, data)->flags & PSD_VALUE_PLAIN) != 0;
+    return plain ? plain_call(p, REBUILD_PARAMETER, args, 3)
+                 : other_call(p, REBUILD_PARAMETER, args, 3);
+}
+
+static psd_ref
+call_of(pass *p, lowered l)
+{
+    return flagged(p, call(p, l.callable, l.args), l.plain ? PSD_VALUE_PLAIN : 0);
 }
 
 static lowered
@@ -350,13 +414,12 @@ lower_tensor(pass *p, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
     lowered dense = lower_dense(p, t, classes);
     if ((t->flags & PSD_TENSOR_PARAMETER) != 0) {
-        return lower_parameter(p, t, call(p, dense.callable, dense.args));
+        return lower_parameter(p, t, call_of(p, dense));
     }
     if (t->state != 0) {
         psd_ref type = t->type != 0 ? t->type : global(p, "torch", "Tensor");
         psd_ref args[4] = {dense.callable, type, dense.args, t->state};
-        psd_ref callable = function(p, REBUILD_FROM_TYPE);
-        return (lowered){callable, tuple(p, args, 4)};
+        return other_call(p, REBUILD_FROM_TYPE, args, 4);
     }
     return dense;
 }
@@ -448,10 +511,20 @@ check_tensors(const pass *p, psd_ref root, psd_error *err)
     return PSD_OK;
 }
 
-/*
- * The last step makes a call of its own and then moves it into the tensor's
- * place: a value's number is all that its referrers know.
- */
+/* The call takes the tensor's place: a value's number is all that its referrers know. */
+static void
+put_call(pass *p, psd_ref ref, lowered l)
+{
+    psd_call *c = p->failed ? NULL : psd_arena_take(p->pool->arena, sizeof *c);
+    if (c == NULL) {
+        p->failed = true;
+        return;
+    }
+    *c = (psd_call){.callable = l.callable, .args = l.args, .form = PSD_CALL_REDUCE};
+    *psd_value_at(p->pool, ref) = (psd_value){
+        .kind = PSD_KIND_CALL, .flags = l.plain ? PSD_VALUE_PLAIN : 0, .as.call = c};
+}
+
 static void
 replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COUNT])
 {
@@ -471,12 +544,9 @@ replace(pass *p, psd_ref ref, const psd_tensor *t, psd_ref classes[PSD_DTYPE_COU
         }
         return;
     }
-    lowered l = wraps ? lower_parameter(p, t, t->more.composite->at)
-                      : lower_tensor(p, t, classes);
-    psd_ref made_call = call(p, l.callable, l.args);
-    if (!p->failed) {
-        *psd_value_at(p->pool, ref) = *psd_value_at(p->pool, made_call);
-    }
+    put_call(p, ref,
+             wraps ? lower_parameter(p, t, t->more.composite->at)
+                   : lower_tensor(p, t, classes));
 }
 
 static void

@@ -169,14 +169,26 @@ write_bytes(psd_sink sink, uint64_t offset, const uint8_t *bytes, size_t size,
     return PSD_OK;
 }
 
-/* 4.3.7, with the zip64 field, whose zeros are placeholders, and the padding. */
-static psd_status
-pour_header(const psd_zip_plan_entry *entry, psd_sink sink, psd_error *err)
+/* The fields of a local header in front of its name, 4.3.7. */
+static void
+store_header(uint8_t *head, const psd_zip_plan_entry *entry, size_t extra_size)
 {
-    uint8_t head[PSD_ZIP_LOCAL_SIZE] = {0};
-    uint8_t extra[LOCAL_ZIP64 + PSD_ZIP_EXTRA_HEAD + PSD_ZIP_ALIGNMENT] = {0};
+    memset(head, 0, PSD_ZIP_LOCAL_SIZE);
+    psd_store_le32(head, PSD_ZIP_LOCAL_SIGNATURE);
+    psd_store_le16(head + 4, entry->wide ? VERSION_ZIP64 : VERSION);
+    psd_store_le16(head + 6, flags_of(entry));
+    psd_store_le16(head + 12, DATE);
+    psd_store_le16(head + 26, (uint16_t)entry->name.size);
+    psd_store_le16(head + 28, (uint16_t)extra_size);
+}
+
+/* The zip64 field, whose zeros are placeholders, and the padding; gives their size. */
+static size_t
+store_extra(uint8_t *extra, const psd_zip_plan_entry *entry)
+{
     uint8_t *p = extra;
     if (entry->wide) {
+        memset(p, 0, LOCAL_ZIP64);
         psd_store_le16(p, PSD_ZIP_EXTRA_ZIP64);
         psd_store_le16(p + 2, LOCAL_ZIP64 - PSD_ZIP_EXTRA_HEAD);
         p += LOCAL_ZIP64;
@@ -184,21 +196,33 @@ pour_header(const psd_zip_plan_entry *entry, psd_sink sink, psd_error *err)
     psd_store_le16(p, PADDING_ID);
     psd_store_le16(p + 2, entry->padding);
     memset(p + PSD_ZIP_EXTRA_HEAD, 'Z', entry->padding);
-    p += PSD_ZIP_EXTRA_HEAD + entry->padding;
+    return (size_t)(p - extra) + PSD_ZIP_EXTRA_HEAD + entry->padding;
+}
 
-    psd_store_le32(head, PSD_ZIP_LOCAL_SIGNATURE);
-    psd_store_le16(head + 4, entry->wide ? VERSION_ZIP64 : VERSION);
-    psd_store_le16(head + 6, flags_of(entry));
-    psd_store_le16(head + 12, DATE);
-    psd_store_le16(head + 26, (uint16_t)entry->name.size);
-    psd_store_le16(head + 28, (uint16_t)(p - extra));
+/* Names of records that hold storages are short, and go out together with the rest. */
+#define SHORT_NAME 64u
 
+static psd_status
+pour_header(const psd_zip_plan_entry *entry, psd_sink sink, psd_error *err)
+{
+    uint8_t bytes[PSD_ZIP_LOCAL_SIZE + SHORT_NAME + LOCAL_ZIP64 + PSD_ZIP_EXTRA_HEAD +
+                  PSD_ZIP_ALIGNMENT];
     uint64_t offset = entry->header_offset;
-    psd_status status = write_bytes(sink, offset, head, sizeof head, err);
-    if (status == PSD_OK) {
-        status = write_bytes(sink, offset, entry->name.data, entry->name.size, err);
+    psd_span name = entry->name;
+    bool is_short = name.size > 0 && name.size <= SHORT_NAME;
+    uint8_t *extra = bytes + PSD_ZIP_LOCAL_SIZE + (is_short ? name.size : 0);
+    size_t extra_size = store_extra(extra, entry);
+    store_header(bytes, entry, extra_size);
+    if (is_short) {
+        memcpy(bytes + PSD_ZIP_LOCAL_SIZE, name.data, name.size);
+        return write_bytes(sink, offset, bytes,
+                           PSD_ZIP_LOCAL_SIZE + name.size + extra_size, err);
     }
-    return status == PSD_OK ? write_bytes(sink, offset, extra, (size_t)(p - extra), err)
+    psd_status status = write_bytes(sink, offset, bytes, PSD_ZIP_LOCAL_SIZE, err);
+    if (status == PSD_OK) {
+        status = write_bytes(sink, offset, name.data, name.size, err);
+    }
+    return status == PSD_OK ? write_bytes(sink, offset, extra, extra_size, err)
                             : status;
 }
 
@@ -266,23 +290,20 @@ put_entry(psd_buffer *b, const psd_zip_plan_entry *entry)
     uint16_t version = extra > 0 ? VERSION_ZIP64 : VERSION;
     uint32_t size = entry->wide ? PSD_ZIP_ONES32 : (uint32_t)entry->size;
     bool far = overflows(entry->header_offset);
-    psd_put_u32(b, PSD_ZIP_CENTRAL_SIGNATURE);
-    psd_put_u16(b, version); /* made by this version, on MS-DOS */
-    psd_put_u16(b, version); /* needed */
-    psd_put_u16(b, flags_of(entry));
-    psd_put_u16(b, PSD_ZIP_STORED);
-    psd_put_u16(b, 0); /* time */
-    psd_put_u16(b, DATE);
-    psd_put_u32(b, entry->crc32);
-    psd_put_u32(b, size);
-    psd_put_u32(b, size);
-    psd_put_u16(b, (uint16_t)entry->name.size);
-    psd_put_u16(b, (uint16_t)extra);
-    psd_put_u16(b, 0); /* comment */
-    psd_put_u16(b, 0); /* disk */
-    psd_put_u16(b, 0); /* internal attributes */
-    psd_put_u32(b, 0); /* external attributes */
-    psd_put_u32(b, far ? PSD_ZIP_ONES32 : (uint32_t)entry->header_offset);
+    uint8_t head[PSD_ZIP_CENTRAL_SIZE] = {0};
+    psd_store_le32(head, PSD_ZIP_CENTRAL_SIGNATURE);
+    psd_store_le16(head + 4, version); /* made by this version, on MS-DOS */
+    psd_store_le16(head + 6, version); /* needed */
+    psd_store_le16(head + 8, flags_of(entry));
+    psd_store_le16(head + 10, PSD_ZIP_STORED);
+    psd_store_le16(head + 14, DATE);
+    psd_store_le32(head + 16, entry->crc32);
+    psd_store_le32(head + 20, size);
+    psd_store_le32(head + 24, size);
+    psd_store_le16(head + 28, (uint16_t)entry->name.size);
+    psd_store_le16(head + 30, (uint16_t)extra);
+    psd_store_le32(head + 42, far ? PSD_ZIP_ONES32 : (uint32_t)entry->header_offset);
+    psd_put(b, head, sizeof head);
     psd_put_span(b, entry->name);
     if (extra > 0) {
         psd_put_u16(b, PSD_ZIP_EXTRA_ZIP64);
@@ -335,6 +356,16 @@ put_end(psd_buffer *b, const psd_zip_plan *plan, uint64_t directory_size)
     psd_put_u16(b, 0); /* comment */
 }
 
+/* Room for all that comes after the records, which spares moving it while it grows. */
+static void
+reserve_directory(psd_buffer *b, const psd_zip_plan *plan)
+{
+    uint64_t size = plan->total_size - plan->cursor;
+    if (size <= SIZE_MAX && psd_buffer_reserve(b, (size_t)size) != NULL) {
+        b->size = 0;
+    }
+}
+
 psd_status
 psd_zip_pour_end(psd_zip_plan *plan, psd_sink sink, psd_error *err)
 {
@@ -345,6 +376,7 @@ psd_zip_pour_end(psd_zip_plan *plan, psd_sink sink, psd_error *err)
     closing c = measure(plan);
     psd_buffer b;
     psd_buffer_init(&b, plan->alloc);
+    reserve_directory(&b, plan);
     for (uint32_t i = 0; i < plan->count; i++) {
         put_entry(&b, &plan->entries[i]);
     }

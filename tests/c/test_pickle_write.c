@@ -305,6 +305,78 @@ depth_and_sharing_are_harmless(void)
     free((void *)program.data);
 }
 
+/* ---------------------------------------------------------------- plain values */
+
+/* Mark all values of this kind; of tuples those that are not empty. */
+static void
+mark(psd_pool *pool, psd_kind kind, unsigned flags)
+{
+    for (psd_ref ref = 1; ref <= pool->count; ref++) {
+        psd_value *value = psd_value_at(pool, ref);
+        if (value->kind == kind && (kind != PSD_KIND_TUPLE || value->count > 0)) {
+            value->flags |= (uint8_t)flags;
+        }
+    }
+}
+
+static void
+check_written(const psd_pool *pool, psd_ref root, psd_span expected)
+{
+    writing w;
+    write_with(&w, pool, root, 0);
+    CHECK_UINT(w.status, PSD_OK);
+    psd_span found = psd_buffer_span(&w.buffer);
+    CHECK(found.size == expected.size + 3 &&
+          memcmp(found.data + 2, expected.data, expected.size) == 0);
+    finish_writing(&w);
+}
+
+/* To say that a value is plain saves work, and changes no byte. */
+static void
+plain_values_are_written_as_others(void)
+{
+    /* clang-format off */
+    static const exact_case cases[] = {
+        EXACT("NN\x86.", "NN\x86"),
+        EXACT("](NN\x86]Nae.", "](NN\x86]Nae"),
+        EXACT("cm\nn\nVa\nK\1K\2\x86N\x87\x85R.", "cm\nn\nX\1\0\0\0aK\1K\2\x86N\x87\x85R"),
+        EXACT("cm\nn\nVa\nq\1h\1\x86Qq\2\x85Rq\3h\2h\3\x87.",
+              "cm\nn\nX\1\0\0\0aq\0h\0\x86Qq\1\x85Rq\2h\1h\2\x87"),
+        EXACT("cm\nn\nq\1(NNNNtRh\1)R\x86.", "cm\nn\nq\0(NNNNtRh\0)R\x86"),
+        EXACT("](cm\nn\nq\1NQ\x85Rq\2h\2h\1e.", "](cm\nn\nq\0NQ\x85Rq\1h\1h\0e"),
+    };
+    /* clang-format on */
+    static const psd_kind kinds[] = {PSD_KIND_TUPLE, PSD_KIND_PERSID, PSD_KIND_CALL};
+    for (size_t i = 0; i < LENGTH(cases); i++) {
+        reading r;
+        run(&r, cases[i].program);
+        CHECK_UINT(r.status, PSD_OK);
+        check_written(&r.pool, r.pickle.root, cases[i].written);
+        for (size_t k = 0; k < LENGTH(kinds); k++) {
+            mark(&r.pool, kinds[k], PSD_VALUE_PLAIN);
+        }
+        check_written(&r.pool, r.pickle.root, cases[i].written);
+        finish(&r);
+    }
+}
+
+/* What nobody may share comes again, where another would be fetched. */
+static void
+some_values_are_made_anew(void)
+{
+    reading r;
+    run(&r, PSD_LITERAL("cm\nn\n)Rq\1h\1h\1\x87."));
+    mark(&r.pool, PSD_KIND_CALL, PSD_VALUE_PLAIN | PSD_VALUE_ANEW);
+    check_written(&r.pool, r.pickle.root, PSD_LITERAL("cm\nn\nq\0)Rh\0)Rh\0)R\x87"));
+    finish(&r);
+    run(&r, PSD_LITERAL("](K\1K\2\x86q\1h\1e."));
+    mark(&r.pool, PSD_KIND_TUPLE, PSD_VALUE_PLAIN | PSD_VALUE_ANEW);
+    check_written(&r.pool, r.pickle.root,
+                  PSD_LITERAL("](K\1K\2\x86K\1K\2\x86"
+                              "e"));
+    finish(&r);
+}
+
 /* -------------------------------------------------------------------- refusals */
 
 static void
@@ -397,6 +469,44 @@ what_needs_itself_is_refused(void)
              "]q\7h\7\x85q\x08h\7h\x08" "a0h\x08(NNNNte."
 /* clang-format on */
 static const psd_span rich = {(const uint8_t *)RICH, sizeof RICH - 1};
+
+static void
+what_is_not_plain_is_refused(void)
+{
+    static const char *const programs[] = {"]N\x86.", "cm\nn\n]R.", "]Q."};
+    for (size_t i = 0; i < LENGTH(programs); i++) {
+        reading r;
+        run(&r, (psd_span){(const uint8_t *)programs[i], strlen(programs[i])});
+        CHECK_UINT(r.status, PSD_OK);
+        /* A list that holds something. */
+        for (psd_ref ref = 1; ref <= r.pool.count; ref++) {
+            psd_value *value = psd_value_at(&r.pool, ref);
+            if (value->kind == PSD_KIND_LIST) {
+                CHECK(psd_append(&r.pool, ref, &r.pickle.root, 1));
+            }
+        }
+        psd_value_at(&r.pool, r.pickle.root)->flags |= PSD_VALUE_PLAIN;
+        check_refused(&r.pool, r.pickle.root, "a plain value that holds others");
+        finish(&r);
+    }
+    for (unsigned deep = 16; deep <= 17; deep++) {
+        psd_span program =
+            repeat(PSD_LITERAL("N"), PSD_LITERAL("\x85"), deep, PSD_LITERAL("."));
+        reading r;
+        run(&r, program);
+        mark(&r.pool, PSD_KIND_TUPLE, PSD_VALUE_PLAIN);
+        if (deep > 16) {
+            check_refused(&r.pool, r.pickle.root,
+                          "too many plain values within one another");
+        }
+        else {
+            check_written(&r.pool, r.pickle.root,
+                          (psd_span){program.data, program.size - 1});
+        }
+        finish(&r);
+        free((void *)program.data);
+    }
+}
 
 static void
 every_allocation_may_fail(void)
@@ -602,7 +712,10 @@ main(int count, char **paths)
     RUN(cycles_come_back);
     RUN(cycles_cost_their_size);
     RUN(depth_and_sharing_are_harmless);
+    RUN(plain_values_are_written_as_others);
+    RUN(some_values_are_made_anew);
     RUN(what_has_no_form_is_refused);
+    RUN(what_is_not_plain_is_refused);
     RUN(names_that_cannot_be_read_are_not_written);
     RUN(what_needs_itself_is_refused);
     RUN(every_allocation_may_fail);
