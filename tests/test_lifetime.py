@@ -602,6 +602,16 @@ def test_a_writer_may_keep_what_it_was_given(obj: dict[str, np.ndarray]) -> None
     assert len(noise) == 30
 
 
+def test_a_writer_may_keep_an_array_that_stood_in_nothing() -> None:
+    keeper = Keeper()
+    psd.save(np.arange(500_000, dtype=np.float32), keeper)
+    gc.collect()
+    noise = [bytearray(b"\xaa") * 300_000 for _ in range(30)]
+    data = b"".join(a.tobytes() for a in keeper.slices)
+    assert np.array_equal(psd.load(data), np.arange(500_000, dtype=np.float32))
+    assert len(noise) == 30
+
+
 def test_a_writer_cannot_change_what_is_saved() -> None:
     class Writer:
         def write(self, view: memoryview) -> None:

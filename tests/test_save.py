@@ -89,6 +89,65 @@ def test_overlapping_views_of_any_owner_are_tied() -> None:
     assert sd["c"][1] == -5
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending", "stretches", "random"])
+def test_ties_are_found_in_any_order(order: str) -> None:
+    rng = np.random.default_rng(0)
+    bases = [np.arange(3000, dtype="f4") + n for n in range(3)]
+    views = [base[at : at + 15] for base in bases for at in range(0, 2980, 10)]
+    if order == "descending":
+        views.reverse()
+    elif order == "stretches":
+        views = views[500:] + views[:300] + views[400:500] + views[300:400]
+    elif order == "random":
+        rng.shuffle(views)
+    data = kit.saved(dict(enumerate(views)))
+    assert len([n for n in kit.records_in(data) if n.startswith("data/")]) == 3
+    for number, array in psd.load(data).items():
+        kit.same_array(views[number], array, str(number))
+
+
+def test_equal_texts_are_one_value() -> None:
+    for text in ("a name that is long", "ü" * 20, "lone \ud800 surrogate"):
+        twice = ["".join([*text]) for _ in range(2)]
+        assert twice[0] is not twice[1]
+        data = kit.saved({twice[0]: [twice[1], W]})
+        written = text.encode("utf-8", "surrogatepass")
+        assert kit.pickle_in(data).count(b"X" + struct.pack("<I", len(written)) + written) == 1
+        ((name, (value, _)),) = psd.load(data).items()
+        assert name == text
+        assert value == text
+
+
+def test_many_texts_and_arrays_each_twice() -> None:
+    arrays = [np.full(3, i, "i4") for i in range(700)]
+    obj = [{f"name {i}": array for i, array in enumerate(arrays)} for _ in range(2)]
+    data = kit.saved(obj)
+    program = kit.pickle_in(data)
+    for i in range(100, 700):
+        assert program.count(b"name %d" % i) == 1
+    first, second = psd.load(data)
+    assert list(first) == list(second) == list(obj[0])
+    assert all(first[name] is second[name] for name in first)
+
+
+def test_geometry_is_each_tensors_own() -> None:
+    """Shapes and strides as the tensor before has them, or others, of every rank."""
+    base = np.arange(720, dtype="f4")
+    views = [base[:n].reshape(shape) for n, shape in (
+        (6, (2, 3)), (6, (2, 3)), (6, (3, 2)), (6, (6,)), (1, ()), (1, ()), (0, (0, 3)),
+        (0, (3, 0)), (720, (1, 2, 3, 4, 5, 6)), (720, (6, 5, 4, 3, 2, 1)), (4, (2, 1, 2)),
+        (4, (1, 2, 1, 2, 1, 1, 1, 1, 1, 1)), (4, (1, 2, 1, 2, 1, 1, 1, 1, 1, 1)),
+    )]  # fmt: skip
+    views += [v.T for v in views] + [base[::2][:6].reshape(2, 3), base[:12].reshape(4, 3)[::2]]
+    loaded = kit.reloaded(views)
+    for view, array in zip(views, loaded, strict=True):
+        kit.same_array(view, array)
+        if view.size > 1:
+            assert [s for s, n in zip(array.strides, array.shape, strict=True) if n > 1] == [
+                s for s, n in zip(view.strides, view.shape, strict=True) if n > 1
+            ]
+
+
 def test_an_odd_view_does_not_cut_the_ties_of_others() -> None:
     """A view that starts between two items has a storage of its own; the rest keep theirs."""
     raw = np.arange(64, dtype="u1")

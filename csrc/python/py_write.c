@@ -37,8 +37,35 @@ py_put(py_writer *w, PyObject *object, psd_ref *slot)
                   (uint64_t)w->task_count + 1, sizeof *w->tasks)) {
         return py_no_memory();
     }
-    w->tasks[w->task_count++] = (py_task){object, slot};
+    w->tasks[w->task_count++] = (py_task){.object = object, .slots = slot};
     return true;
+}
+
+bool
+py_put_items(py_writer *w, PyObject *tuple, psd_ref *slots, Py_ssize_t count)
+{
+    if (count == 0) {
+        return true;
+    }
+    if (!py_put(w, tuple, slots)) {
+        return false;
+    }
+    w->tasks[w->task_count - 1].count = count;
+    return true;
+}
+
+/* The next object that waits, and its slot. */
+static PyObject *
+take(py_writer *w, psd_ref **slot)
+{
+    py_task *top = &w->tasks[w->task_count - 1];
+    PyObject *object = top->object;
+    *slot = &top->slots[top->next];
+    if (top->count > 0) {
+        object = PyTuple_GetItem(object, top->next++);
+    }
+    w->task_count -= top->next == top->count;
+    return object;
 }
 
 /* The worklist is a stack; turned round, its newest part is met in order. */
@@ -54,11 +81,11 @@ turn_round(py_writer *w, uint32_t from)
 
 /* ---------------------------------------------------------------- memo */
 
-/* The number of a text or a global met before, 0 if new; -1: an exception is set. */
+/* The number of a global met before, 0 if new; -1: an exception is set. */
 static int64_t
 known(py_writer *w, PyObject *key)
 {
-    PyObject *number = PyDict_GetItemWithError(w->texts, key); /* borrowed */
+    PyObject *number = PyDict_GetItemWithError(w->globals, key); /* borrowed */
     if (number == NULL) {
         return PyErr_Occurred() == NULL ? 0 : -1;
     }
@@ -69,7 +96,7 @@ static bool
 remember(py_writer *w, PyObject *key, psd_ref ref)
 {
     PyObject *number = PyLong_FromUnsignedLong(ref);
-    bool done = number != NULL && PyDict_SetItem(w->texts, key, number) == 0;
+    bool done = number != NULL && PyDict_SetItem(w->globals, key, number) == 0;
     Py_XDECREF(number);
     return done;
 }
@@ -90,7 +117,8 @@ py_made(py_writer *w, psd_ref ref, psd_ref *slot)
 
 /* ---------------------------------------------------------------- leaves */
 
-/* The bytes of a text that the writer keeps; `errors` says what lone surrogates stand for. */
+/* The bytes of a text, which live as long as it and the writer; `errors` says what lone
+ * surrogates stand for. */
 static bool
 utf8_of(py_writer *w, PyObject *object, const char *errors, psd_span *text)
 {
@@ -109,22 +137,25 @@ utf8_of(py_writer *w, PyObject *object, const char *errors, psd_span *text)
         data = raw;
     }
     *text = (psd_span){(const uint8_t *)data, (size_t)size};
-    return py_keep(w, object);
+    return true;
 }
 
 static bool
 write_text(py_writer *w, PyObject *object, psd_ref *slot)
 {
-    int64_t number = known(w, object);
-    if (number != 0) {
-        *slot = number > 0 ? (psd_ref)number : 0;
-        return number > 0;
-    }
     psd_span text;
     /* Pickles hold lone surrogates as three bytes each. */
-    return utf8_of(w, object, "surrogatepass", &text) &&
-           py_made(w, psd_new_text(&w->pool, PSD_KIND_TEXT, text), slot) &&
-           remember(w, object, *slot);
+    if (!utf8_of(w, object, "surrogatepass", &text)) {
+        return false;
+    }
+    psd_ref *known_as = py_texts_find(&w->texts, &w->pool, PyObject_Hash(object), text);
+    if (known_as == NULL) {
+        return false;
+    }
+    if (*known_as == 0) {
+        *known_as = psd_new_text(&w->pool, PSD_KIND_TEXT, text);
+    }
+    return py_made(w, *known_as, slot);
 }
 
 /* Beyond 64 bits: as the shortest two's complement that holds it. */
@@ -207,22 +238,6 @@ new_container(py_writer *w, PyObject *object, psd_kind kind, size_t count,
     return true;
 }
 
-/* The items of a list or tuple, one slot each. */
-static bool
-put_sequence(py_writer *w, PyObject *sequence, psd_ref *slots, Py_ssize_t count)
-{
-    uint32_t from = w->task_count;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyList_Check(sequence) ? PyList_GetItem(sequence, i)
-                                                : PyTuple_GetItem(sequence, i);
-        if (item == NULL || !py_put(w, item, &slots[i])) {
-            return false;
-        }
-    }
-    turn_round(w, from);
-    return true;
-}
-
 /* A list may be changed by others while we write: its items are copied once. */
 static bool
 write_sequence(py_writer *w, PyObject *object, psd_kind kind, PyObject *items,
@@ -232,15 +247,14 @@ write_sequence(py_writer *w, PyObject *object, psd_kind kind, PyObject *items,
     Py_ssize_t count = PyTuple_Size(items);
     return count >= 0 && py_keep(w, items) &&
            new_container(w, object, kind, (size_t)count, slot, &slots) &&
-           put_sequence(w, items, slots, count);
+           py_put_items(w, items, slots, count);
 }
 
 static bool
 write_items_of(py_writer *w, PyObject *object, psd_kind kind, psd_ref *slot)
 {
     PyObject *items = PySequence_Tuple(object);
-    bool done = items != NULL && py_keep(w, object) &&
-                write_sequence(w, object, kind, items, slot);
+    bool done = items != NULL && write_sequence(w, object, kind, items, slot);
     Py_XDECREF(items);
     return done;
 }
@@ -300,8 +314,7 @@ static bool
 write_dict(py_writer *w, PyObject *object, psd_ref *slot)
 {
     PyObject *flat = flat_pairs(object);
-    bool done = flat != NULL && py_keep(w, object) &&
-                write_sequence(w, object, PSD_KIND_DICT, flat, slot);
+    bool done = flat != NULL && write_sequence(w, object, PSD_KIND_DICT, flat, slot);
     Py_XDECREF(flat);
     return done;
 }
@@ -311,8 +324,7 @@ static bool
 write_set(py_writer *w, PyObject *object, psd_kind kind, psd_ref *slot)
 {
     PyObject *sorted = PyObject_CallMethod(w->values, "sorted_items", "O", object);
-    bool done = sorted != NULL && py_keep(w, object) &&
-                write_sequence(w, object, kind, sorted, slot);
+    bool done = sorted != NULL && write_sequence(w, object, kind, sorted, slot);
     Py_XDECREF(sorted);
     return done;
 }
@@ -373,20 +385,15 @@ put_call(py_writer *w, psd_call *call, const description *d)
                 (d->kwargs == Py_None || py_put(w, d->kwargs, &call->kwargs));
     if (done && d->appends != Py_None) {
         call->appends = call_slots(w, d->appends, &call->append_count);
-        for (uint32_t i = 0; done && i < call->append_count; i++) {
-            done = call->appends != NULL &&
-                   py_put(w, PyTuple_GetItem(d->appends, (Py_ssize_t)i),
-                          &call->appends[i]);
-        }
+        done = call->appends != NULL &&
+               py_put_items(w, d->appends, call->appends, call->append_count);
     }
     if (done && d->items != Py_None) {
         PyObject *flat = flat_pairs(d->items);
         done = keep_new(w, flat);
         call->items = done ? call_slots(w, flat, &call->item_count) : NULL;
-        done = done && call->items != NULL;
-        for (uint32_t i = 0; done && i < call->item_count; i++) {
-            done = py_put(w, PyTuple_GetItem(flat, (Py_ssize_t)i), &call->items[i]);
-        }
+        done = done && call->items != NULL &&
+               py_put_items(w, flat, call->items, call->item_count);
     }
     done = done && (d->state == Py_None || py_put(w, d->state, &call->state));
     turn_round(w, from);
@@ -410,7 +417,7 @@ write_call(py_writer *w, PyObject *object, PyObject *tuple, psd_ref *slot)
         return false;
     }
     psd_ref ref = psd_new_call(&w->pool, form, callable, 0, 0, 0);
-    return py_made(w, ref, slot) && py_keep(w, object) && py_keep(w, tuple) &&
+    return py_made(w, ref, slot) && py_keep(w, tuple) &&
            py_memo_put(&w->memo, object, ref) &&
            put_call(w, psd_value_at(&w->pool, ref)->as.call, &d);
 }
@@ -443,8 +450,8 @@ write_other(py_writer *w, PyObject *object, psd_ref *slot)
          * what stands in a place has none of its own. */
         PyObject *instead = PyList_GetItem(form, 0); /* borrowed, kept with its list */
         w->instead = true;
-        done = py_keep(w, form) && py_keep(w, object) &&
-               write_object(w, instead, slot) && py_memo_put(&w->memo, object, *slot);
+        done = py_keep(w, form) && write_object(w, instead, slot) &&
+               py_memo_put(&w->memo, object, *slot);
         w->instead = false;
     }
     else if (form != NULL) {
@@ -506,10 +513,11 @@ write_object(py_writer *w, PyObject *object, psd_ref *slot)
 static bool
 fill_pool(py_writer *w, PyObject *root, psd_ref *root_ref)
 {
-    bool done = py_put(w, root, root_ref);
+    bool done = py_keep(w, root) && py_put(w, root, root_ref);
     while (done && w->task_count > 0) {
-        py_task t = w->tasks[--w->task_count];
-        done = write_object(w, t.object, t.slot);
+        psd_ref *slot;
+        PyObject *object = take(w, &slot);
+        done = write_object(w, object, slot);
     }
     for (struct py_pending *s = w->states; done && s != NULL; s = s->previous) {
         w->model.tensors[s->tensor].state = s->ref;
@@ -526,25 +534,28 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
     w->left_out = flags ? 0 : PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD;
     psd_arena_init(&w->arena, py_page_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
-    psd_model_init(&w->model, py_alloc(), (psd_hash_key){0, 0}); /* no names in it */
-    w->texts = PyDict_New();
+    const psd_hash_key none = {0, 0}; /* no names will be in it */
+    psd_model_init(&w->model, py_page_alloc(), none);
+    w->globals = PyDict_New();
     w->dtypes = PyDict_New();
     w->kept = PyList_New(0);
     w->marks = PyObject_GetAttrString(values, "marks");
-    return w->marks != NULL && w->texts != NULL && w->dtypes != NULL && w->kept != NULL;
+    return w->marks != NULL && w->globals != NULL && w->dtypes != NULL &&
+           w->kept != NULL;
 }
 
 static void
 writer_clear(py_writer *w)
 {
     free(w->tasks);
-    free(w->extents);
-    free(w->bytes);
+    py_free_zeros(w->extents, w->extent_capacity * sizeof *w->extents);
+    py_free_zeros(w->bytes, w->model.storage_capacity * sizeof *w->bytes);
     psd_model_clear(&w->model);
     psd_pool_clear(&w->pool);
     psd_arena_clear(&w->arena);
     py_memo_clear(&w->memo);
-    Py_XDECREF(w->texts);
+    py_texts_clear(&w->texts);
+    Py_XDECREF(w->globals);
     Py_XDECREF(w->dtypes);
     Py_XDECREF(w->kept);
     Py_XDECREF(w->marks);

@@ -7,11 +7,10 @@
 
 /* ---------------------------------------------------------------- arrays */
 
-/* torch's dtype of an array; NONE when torch has none, -1 with an exception. */
+/* torch's dtype that NumPy's is; NONE when torch has none, -1 with an exception. */
 static int
-torch_dtype(py_writer *w, PyObject *array)
+find_dtype(py_writer *w, PyObject *dtype)
 {
-    PyObject *dtype = py_array_dtype(array);
     /* By identity: dtypes that compare equal may differ in what they carry. */
     PyObject *key = PyLong_FromVoidPtr(dtype);
     PyObject *name = key == NULL ? NULL : PyDict_GetItemWithError(w->dtypes, key);
@@ -37,8 +36,21 @@ torch_dtype(py_writer *w, PyObject *array)
     }
     Py_XDECREF(name);
     Py_XDECREF(key);
-    Py_DECREF(dtype);
     return result;
+}
+
+/* The same of an array; mostly the next has the dtype of the one before it. */
+static int
+torch_dtype(py_writer *w, PyObject *array)
+{
+    PyObject *dtype = py_array_dtype(array);
+    if (dtype != w->last_dtype) {
+        int found = find_dtype(w, dtype); /* which keeps it */
+        w->last_dtype = found < 0 ? NULL : dtype;
+        w->last_found = found;
+    }
+    Py_DECREF(dtype);
+    return w->last_found;
 }
 
 /* How far a plain array's elements reach, in bytes; false when nothing is there. */
@@ -58,6 +70,35 @@ reach_of(const py_array_view *view, size_t *reach)
     return true;
 }
 
+/* NumPy's own limit, NPY_MAXDIMS of NumPy 2; it was less before. */
+#define RANK_MOST 64
+
+/* Shape and strides into the arena, unless the tensor before has the same. */
+static bool
+keep_geometry(py_writer *w, const int64_t *numbers, size_t rank, psd_tensor *t)
+{
+    const psd_model *m = &w->model;
+    const psd_tensor *last =
+        m->tensor_count == 0 ? NULL : &m->tensors[m->tensor_count - 1];
+    const size_t size = 2 * rank * sizeof *numbers;
+    const int64_t *kept = NULL;
+    if (last != NULL && last->rank == rank && memcmp(last->shape, numbers, size) == 0) {
+        kept = last->shape;
+    }
+    else {
+        kept = (const int64_t *)(const void *)psd_arena_copy(
+                   &w->arena, (psd_span){(const uint8_t *)numbers, size})
+                   .data;
+    }
+    if (kept == NULL) {
+        return py_no_memory();
+    }
+    t->rank = (uint8_t)rank;
+    t->shape = kept;
+    t->strides = kept + rank;
+    return true;
+}
+
 /* Shape and strides in elements; where no second index exists the stride is free,
  * and torch's own choice is that of a contiguous array.  NumPy's for an array of
  * no elements is 0 or anything. */
@@ -65,10 +106,7 @@ static bool
 fill_geometry(py_writer *w, const py_array_view *view, psd_tensor *t)
 {
     size_t rank = (size_t)view->rank;
-    int64_t *numbers = psd_arena_take_array(&w->arena, 2 * rank, sizeof *numbers);
-    if (numbers == NULL) {
-        return py_no_memory();
-    }
+    int64_t numbers[2 * RANK_MOST];
     int64_t contiguous = 1;
     t->numel = 1;
     for (size_t i = 0; i < rank; i++) {
@@ -81,10 +119,7 @@ fill_geometry(py_writer *w, const py_array_view *view, psd_tensor *t)
         numbers[rank + i] = divides ? view->strides[i] / view->itemsize : contiguous;
         contiguous *= view->shape[i] > 0 ? view->shape[i] : 1;
     }
-    t->rank = (uint8_t)rank;
-    t->shape = numbers;
-    t->strides = numbers + rank;
-    return true;
+    return keep_geometry(w, numbers, rank, t);
 }
 
 /* (flags, attributes or None, ...) of this very array: what the caller says, else what
@@ -157,9 +192,9 @@ enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
       psd_ref *slot)
 {
     psd_model *m = &w->model;
-    if (!psd_grow(py_alloc(), (void **)&m->tensors, &m->tensor_capacity,
+    if (!psd_grow(m->alloc, (void **)&m->tensors, &m->tensor_capacity,
                   (uint64_t)m->tensor_count + 1, sizeof t) ||
-        !psd_grow(py_alloc(), (void **)&w->extents, &w->extent_capacity,
+        !psd_grow(m->alloc, (void **)&w->extents, &w->extent_capacity,
                   (uint64_t)m->tensor_count + 1, sizeof *w->extents)) {
         return py_no_memory();
     }
@@ -184,7 +219,7 @@ add_array(py_writer *w, PyObject *object, PyObject *array, const py_array_view *
           psd_dtype dtype, psd_ref *slot)
 {
     psd_tensor t = {.dtype = (uint8_t)dtype, .storage = PSD_NO_STORAGE};
-    return py_keep(w, object) && py_keep(w, array) && fill_geometry(w, view, &t) &&
+    return (array == object || py_keep(w, array)) && fill_geometry(w, view, &t) &&
            fill_flags(w, object, &t) && enter(w, object, view, t, slot);
 }
 
@@ -287,14 +322,11 @@ py_write_quantized(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot
         return false;
     }
     bool packed = shape != Py_None;
-    return py_keep(w, object) && py_keep(w, array) &&
-           (packed ? packed_geometry(w, shape, stride, &t) && check_packed(&t, &view)
+    return (packed ? packed_geometry(w, shape, stride, &t) && check_packed(&t, &view)
                    : fill_geometry(w, &view, &t)) &&
            enter(w, object, &view, t, slot) &&
-           (scales == Py_None ||
-            (py_keep(w, scales) && py_put(w, scales, &q->scales))) &&
-           (zero_points == Py_None ||
-            (py_keep(w, zero_points) && py_put(w, zero_points, &q->zero_points)));
+           (scales == Py_None || py_put(w, scales, &q->scales)) &&
+           (zero_points == Py_None || py_put(w, zero_points, &q->zero_points));
 }
 
 /* Negative strides, foreign byte order: torch cannot say it, so a copy does. */
@@ -356,25 +388,66 @@ py_write_array(py_writer *w, PyObject *object, psd_ref *slot)
 
 /* ---------------------------------------------------------------- storages */
 
-static int
-by_address(const void *a, const void *b)
+static bool
+is_before(const py_extent *a, const py_extent *b)
 {
-    const py_extent *x = a, *y = b;
-    if (x->low != y->low) {
-        return (uintptr_t)x->low < (uintptr_t)y->low ? -1 : 1;
-    }
-    return x->tensor < y->tensor ? -1 : x->tensor > y->tensor;
+    return a->low != b->low ? (uintptr_t)a->low < (uintptr_t)b->low
+                            : a->tensor < b->tensor;
 }
 
-/* Arrays that came from one file mostly stand in order already. */
-static bool
-is_by_address(const py_extent *extents, size_t count)
+/* Where the stretch ends that begins at `first` and stands in order. */
+static size_t
+end_of_stretch(const py_extent *extents, size_t first, size_t count)
 {
-    size_t i = 1;
-    while (i < count && by_address(&extents[i - 1], &extents[i]) < 0) {
-        i++;
+    size_t end = first + 1;
+    while (end < count && is_before(&extents[end - 1], &extents[end])) {
+        end++;
     }
-    return i >= count;
+    return end < count ? end : count;
+}
+
+/* Merge [first, middle) and [middle, end). */
+static void
+merge(const py_extent *from, py_extent *to, size_t first, size_t middle, size_t end)
+{
+    size_t a = first, b = middle;
+    for (size_t i = first; i < end; i++) {
+        bool take_a = b == end || (a < middle && is_before(&from[a], &from[b]));
+        to[i] = take_a ? from[a++] : from[b++];
+    }
+}
+
+/*
+ * Sort by address.  Arrays that came from one file, or were made one after another, stand
+ * in order but for a few places: merging what is in order costs them little.
+ */
+static bool
+sort_extents(py_extent *extents, size_t count)
+{
+    if (end_of_stretch(extents, 0, count) == count) {
+        return true;
+    }
+    py_extent *other = py_take_zeros(count * sizeof *other);
+    if (other == NULL) {
+        return py_no_memory();
+    }
+    py_extent *from = extents, *to = other;
+    while (end_of_stretch(from, 0, count) < count) {
+        for (size_t first = 0; first < count;) {
+            size_t middle = end_of_stretch(from, first, count);
+            size_t end = end_of_stretch(from, middle, count);
+            merge(from, to, first, middle, end);
+            first = end;
+        }
+        py_extent *turn = from;
+        from = to;
+        to = turn;
+    }
+    if (from != extents) {
+        memcpy(extents, from, count * sizeof *extents);
+    }
+    py_free_zeros(other, count * sizeof *other);
+    return true;
 }
 
 /* A storage found by address; storages are numbered by first use later. */
@@ -448,12 +521,12 @@ static bool
 number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t count)
 {
     psd_model *m = &w->model;
-    m->storages = calloc(count == 0 ? 1 : count, sizeof *m->storages);
-    w->bytes = calloc(count == 0 ? 1 : count, sizeof *w->bytes);
+    m->storages = py_take_zeros(count * sizeof *m->storages);
+    w->bytes = py_take_zeros(count * sizeof *w->bytes);
+    m->storage_capacity = count;
     if (m->storages == NULL || w->bytes == NULL) {
         return py_no_memory();
     }
-    m->storage_capacity = count == 0 ? 1 : count;
     /* In the order of the tensors, which is that of the object. */
     for (uint32_t i = 0; i < m->tensor_count; i++) {
         group *g = &groups[group_of[i]];
@@ -488,19 +561,17 @@ bool
 py_find_storages(py_writer *w)
 {
     size_t count = w->model.tensor_count;
-    group *groups = calloc(count == 0 ? 1 : count, sizeof *groups);
-    uint32_t *group_of = calloc(count == 0 ? 1 : count, sizeof *group_of);
+    group *groups = py_take_zeros(count * sizeof *groups);
+    uint32_t *group_of = py_take_zeros(count * sizeof *group_of);
     bool done = false;
     if (groups == NULL || group_of == NULL) {
         py_no_memory();
     }
     else {
-        if (!is_by_address(w->extents, count)) {
-            qsort(w->extents, count, sizeof *w->extents, by_address);
-        }
-        done = number_storages(w, groups, group_of, find_groups(w, groups, group_of));
+        done = sort_extents(w->extents, count) &&
+               number_storages(w, groups, group_of, find_groups(w, groups, group_of));
     }
-    free(group_of);
-    free(groups);
+    py_free_zeros(group_of, count * sizeof *group_of);
+    py_free_zeros(groups, count * sizeof *groups);
     return done;
 }

@@ -7,10 +7,12 @@
 
 #include "py_module.h"
 
-/* A slot waiting for the number of an object's value. */
+/* Slots waiting for the numbers of the values of objects: one object's, or those of the
+ * items of a tuple, which are taken one by one. */
 typedef struct {
     PyObject *object; /* kept alive by the writer */
-    psd_ref *slot;
+    psd_ref *slots;
+    Py_ssize_t next, count; /* of the items; count 0: it is the object that is meant */
 } py_task;
 
 /* An array met on the way: its tensor has the same number. */
@@ -31,14 +33,29 @@ typedef struct {
     size_t count;
 } py_memo;
 
+/* Numbers of texts by what they say. */
+typedef struct {
+    psd_ref ref;   /* 0: the slot is free */
+    uint32_t hash; /* as much of it as places the text in any table */
+} py_text_slot;
+
+typedef struct {
+    py_text_slot *slots; /* NULL until there is one */
+    size_t mask;         /* one less than their number, a power of two */
+    size_t count;
+} py_texts;
+
 typedef struct {
     PyObject *values;     /* the Python side */
     PyObject *parameters; /* {id of an array: (flags, attributes)} or None */
     PyObject *marks;      /* the same of all arrays, as files told */
     unsigned left_out;    /* flags that are not written, whoever says them */
     py_memo memo;         /* what was met */
-    PyObject *texts;      /* {str: number}: equal texts are one value */
-    PyObject *dtypes;     /* {NumPy dtype: torch's name or None} */
+    py_texts texts;       /* equal ones are one value */
+    PyObject *globals;    /* {(module, name): number} */
+    PyObject *dtypes;     /* {id of a NumPy dtype: torch's name or None} */
+    PyObject *last_dtype; /* the one that was asked for last, and ... */
+    int last_found;       /* ... what torch_dtype() gave */
     PyObject *kept;       /* everything whose address or bytes are in use */
     psd_arena arena;
     psd_pool pool;
@@ -65,8 +82,12 @@ bool py_no_memory(void);
 /* Hold a reference until all is written. */
 bool py_keep(py_writer *w, PyObject *object);
 
-/* Put an object on the worklist; *slot gets its number. */
+/* Put an object on the worklist; *slot gets its number.  Whatever is put there is kept
+ * alive already: in the object that is saved, or by py_keep. */
 bool py_put(py_writer *w, PyObject *object, psd_ref *slot);
+
+/* The same of the `count` items of a tuple. */
+bool py_put_items(py_writer *w, PyObject *tuple, psd_ref *slots, Py_ssize_t count);
 
 /* Fill the slot with a value just made; false with an exception set when ref is 0. */
 bool py_made(py_writer *w, psd_ref ref, psd_ref *slot);
@@ -77,11 +98,17 @@ psd_ref py_memo_find(const py_memo *memo, const PyObject *object);
 bool py_memo_put(py_memo *memo, PyObject *object, psd_ref ref);
 void py_memo_clear(py_memo *memo);
 
+/* Where the number of a text with this hash is kept: 0 of a new one, which has to be set
+ * before the next text is asked for.  NULL with an exception set. */
+psd_ref *py_texts_find(py_texts *texts, const psd_pool *pool, Py_hash_t hash,
+                       psd_span text);
+void py_texts_clear(py_texts *texts);
+
 /* 1: written as a tensor, 0: no array that torch has a dtype for, -1: failed. */
 int py_write_array(py_writer *w, PyObject *object, psd_ref *slot);
 
 /*
- * Write a quantized tensor, as the Python side tells of it: (array of its integers,
+ * Write a quantized tensor, as the Python side tells of it, which the writer keeps: (array of its integers,
  * 1-D where several stand in a byte; torch's dtype; flags; shape, stride and offset of
  * packed ones, else None; scheme; scale; zero point; scales; zero points; axis).
  */
