@@ -68,10 +68,11 @@ def state_dicts(obj: Any, path: Path = ()) -> Iterator[tuple[Way, StateDict]]:
         seen.add(id(part))
         if isinstance(part, StateDict):
             yield where, part
-        # Copied at one stroke: another thread may change it meanwhile.
-        below = list(part.items() if isinstance(part, dict) else enumerate(part))
-        kinds = {type(value) for _, value in below}
-        if any(issubclass(kind, holders) for kind in kinds):
+        # Copied at one stroke: another thread may change it meanwhile.  And without the keys
+        # at first: pairs of an array's name and the array are many, and lead nowhere.
+        values = list(part.values() if isinstance(part, dict) else part)
+        if any(issubclass(kind, holders) for kind in set(map(type, values))):
+            below = list(part.items() if isinstance(part, dict) else enumerate(part))
             todo += [
                 (Way(where, (str(key),)), value)
                 for key, value in reversed(below)
