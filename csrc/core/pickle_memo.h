@@ -39,13 +39,27 @@ PSD_CHECKED bool psd_memo_put_slowly(psd_memo *memo, uint64_t index, uint64_t sp
                                      psd_ref ref);
 psd_ref psd_memo_get_far(const psd_memo *memo, uint64_t index);
 
+/* Is there a place for the index at hand, and surely nothing of it elsewhere? */
+static inline bool
+psd_memo_is_near(const psd_memo *memo, uint64_t index)
+{
+    return index < memo->near_capacity && memo->far_count == 0;
+}
+
+/* Remember `ref` at such an index. */
+static inline void
+psd_memo_put_near(psd_memo *memo, uint64_t index, psd_ref ref)
+{
+    memo->count += memo->near[index] == 0;
+    memo->near[index] = ref;
+}
+
 /* Remember `ref`; `spent` bytes of the program have been read.  False: no memory. */
 PSD_CHECKED static inline bool
 psd_memo_put(psd_memo *memo, uint64_t index, uint64_t spent, psd_ref ref)
 {
-    if (index < memo->near_capacity && memo->far_count == 0) {
-        memo->count += memo->near[index] == 0;
-        memo->near[index] = ref;
+    if (psd_memo_is_near(memo, index)) {
+        psd_memo_put_near(memo, index, ref);
         return true;
     }
     return psd_memo_put_slowly(memo, index, spent, ref);

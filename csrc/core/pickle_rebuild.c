@@ -83,7 +83,7 @@ look_get(spelling *s, psd_ref *ref)
         return false;
     }
     s->highest_get = index > s->highest_get ? index : s->highest_get;
-    *ref = index < s->memo->near_capacity ? s->memo->near[index] : 0;
+    *ref = psd_memo_get(s->memo, index);
     return *ref != 0;
 }
 
@@ -105,7 +105,7 @@ look_put(spelling *s, uint32_t *index)
         return true;
     }
     s->lowest_put = *index < s->lowest_put ? *index : s->lowest_put;
-    return *index < s->memo->near_capacity;
+    return psd_memo_is_near(s->memo, *index);
 }
 
 static inline bool
@@ -263,8 +263,7 @@ static inline void
 put(psd_machine *m, uint32_t index, psd_ref ref)
 {
     if (index != NO_PUT) {
-        m->memo.count += m->memo.near[index] == 0;
-        m->memo.near[index] = ref;
+        psd_memo_put_near(&m->memo, index, ref);
     }
 }
 
@@ -337,8 +336,9 @@ bear_tensor(psd_machine *m, const spelling *s, parts *p)
 bool
 psd_machine_rebuild(psd_machine *m)
 {
-    if ((size_t)(m->end - m->opcode) < BYTES_MOST || m->memo.far_count > 0 ||
-        m->pool->count + BIRTHS_MOST > m->last_at_hand || !psd_machine_holds(m, 1) ||
+    if ((size_t)(m->end - m->opcode) < BYTES_MOST ||
+        (uint64_t)m->pool->count + BIRTHS_MOST > m->last_at_hand ||
+        !psd_machine_holds(m, 1) ||
         psd_machine_kind_at(m, m->depth - 1) != PSD_KIND_GLOBAL) {
         return false;
     }

@@ -86,16 +86,17 @@ take_fresh(size_t size)
     return memory;
 }
 
-/* *is_fresh: the pages are zeros. */
 static void *
-take_pages(size_t size, bool *is_fresh)
+take_pages(size_t size, bool zeros)
 {
     if (size > SIZE_MAX - HUGE_PAGE) {
         return NULL;
     }
     void *memory = take_kept(rounded(size) / HUGE_PAGE);
-    *is_fresh = memory == NULL;
-    return *is_fresh ? take_fresh(size) : memory;
+    if (memory == NULL) {
+        return take_fresh(size); /* the system's pages are zeros */
+    }
+    return zeros ? memset(memory, 0, size) : memory;
 }
 
 static void *
@@ -132,9 +133,8 @@ resize(void *Py_UNUSED(ctx), void *memory, size_t old_size, size_t new_size)
         return realloc(memory, new_size);
     }
     void *moved = NULL;
-    bool is_fresh;
     if (new_size > 0) {
-        moved = new_size >= LARGE ? take_pages(new_size, &is_fresh) : malloc(new_size);
+        moved = new_size >= LARGE ? take_pages(new_size, false) : malloc(new_size);
         if (moved == NULL) {
             return NULL; /* the old block stays */
         }
@@ -157,12 +157,7 @@ py_page_alloc(void)
 void *
 py_take_zeros(size_t size)
 {
-    if (size < LARGE) {
-        return calloc(size == 0 ? 1 : size, 1);
-    }
-    bool is_fresh = true;
-    void *memory = take_pages(size, &is_fresh);
-    return is_fresh ? memory : memset(memory, 0, size);
+    return size >= LARGE ? take_pages(size, true) : calloc(size == 0 ? 1 : size, 1);
 }
 
 void

@@ -93,13 +93,11 @@ globals_of(const psd_pool *pool, const uint8_t *uses, uint64_t base, bool unknow
 static bool
 any_unknown(const psd_pool *pool)
 {
-    bool found = false;
-    for (psd_ref ref = 1; ref <= pool->count && !found; ref++) {
-        const psd_value *value = psd_value_at(pool, ref);
-        found = value->kind == PSD_KIND_GLOBAL &&
-                !psd_torch_is_plain(value->as.global, true);
+    const psd_global *g = pool->newest_global;
+    while (g != NULL && psd_torch_is_plain(g, true)) {
+        g = g->previous;
     }
-    return found;
+    return g != NULL;
 }
 
 PyObject *

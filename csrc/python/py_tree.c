@@ -228,7 +228,7 @@ tell_shape(walk *w, uint32_t tensor, PyObject *Py_UNUSED(name))
     for (unsigned i = 0; i < t->rank; i++) {
         mixed = (mixed ^ (uint64_t)t->shape[i]) * UINT64_C(0x9E3779B97F4A7C15);
     }
-    unsigned at = (unsigned)(mixed >> 58) % SHAPES_KEPT;
+    unsigned at = (unsigned)(mixed >> 32) % SHAPES_KEPT;
     if (w->shapes[at] == NULL || !same_shape(t, &tensors[w->shaped[at]])) {
         PyObject *shape = py_numbers(t->shape, t->rank);
         if (shape == NULL) {
@@ -297,7 +297,7 @@ is_leaf(const psd_pool *pool, psd_ref ref)
     }
 }
 
-/* The tensors of a dict at the root that come next, whose names are their keys. */
+/* The tensors of a dict that come next: mostly all of it. */
 static bool
 add_entries(walk *w, frame *top, const part *p)
 {
@@ -305,9 +305,12 @@ add_entries(walk *w, frame *top, const part *p)
     bool done = true;
     while (done && top->item < p->count &&
            psd_kind_of(pool, p->items[top->item + 1]) == PSD_KIND_TENSOR) {
-        PyObject *name = key_name(w->archive, p->items[top->item], &w->left);
-        done = name != NULL && add_tensor(w, p->items[top->item + 1], name);
+        psd_ref ref = p->items[top->item + 1];
+        PyObject *key = key_name(w->archive, p->items[top->item], &w->left);
+        PyObject *name = key == NULL ? NULL : joined(top->prefix, key, ref, &w->left);
+        done = name != NULL && add_tensor(w, ref, name);
         Py_XDECREF(name);
+        Py_XDECREF(key);
         top->item += 2;
         w->again -= w->again > 0 ? 1 : 0;
     }
@@ -321,7 +324,7 @@ step(walk *w)
     frame *top = &w->frames[w->depth - 1];
     part parts[PARTS_MOST];
     unsigned count = parts_of(w->archive, top->ref, parts);
-    if (top->prefix == NULL && top->part < count && parts[top->part].pairs &&
+    if (top->part < count && parts[top->part].pairs &&
         !add_entries(w, top, &parts[top->part])) {
         return false;
     }

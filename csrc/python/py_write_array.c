@@ -107,6 +107,10 @@ fill_geometry(py_writer *w, const py_array_view *view, psd_tensor *t)
 {
     size_t rank = (size_t)view->rank;
     int64_t numbers[2 * RANK_MOST];
+    if (rank > RANK_MOST) {
+        PyErr_SetString(PyExc_ValueError, "an array has more than 64 dimensions");
+        return false;
+    }
     int64_t contiguous = 1;
     t->numel = 1;
     for (size_t i = 0; i < rank; i++) {
@@ -247,7 +251,7 @@ static bool
 packed_geometry(py_writer *w, PyObject *shape, PyObject *stride, psd_tensor *t)
 {
     Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : -1;
-    if (rank < 0 || rank > 64) {
+    if (rank < 0 || rank > RANK_MOST) {
         PyErr_SetString(PyExc_TypeError, "the shape of a packed tensor is no tuple");
         return false;
     }

@@ -108,9 +108,10 @@ void py_texts_clear(py_texts *texts);
 int py_write_array(py_writer *w, PyObject *object, psd_ref *slot);
 
 /*
- * Write a quantized tensor, as the Python side tells of it, which the writer keeps: (array of its integers,
- * 1-D where several stand in a byte; torch's dtype; flags; shape, stride and offset of
- * packed ones, else None; scheme; scale; zero point; scales; zero points; axis).
+ * Write a quantized tensor, as the Python side tells of it, which the writer keeps:
+ * (array of its integers, 1-D where several stand in a byte; torch's dtype; flags; shape,
+ * stride and offset of packed ones, else None; scheme; scale; zero point; scales; zero
+ * points; axis).
  */
 bool py_write_quantized(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot);
 
