@@ -13,7 +13,7 @@ from pystatedict._errors import UnsafePickleError, UnsupportedError
 from pystatedict._files import open_source, sidecar_of
 from pystatedict._opening import Naming, archive_of, open_at, open_checkpoint, warn_of_method
 from pystatedict._roots import find_in, find_root
-from pystatedict._targets import reading, replacing, writer_of
+from pystatedict._targets import Ahead, reading, replacing, writer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,14 +137,14 @@ def load(
     with Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
     held: list[_core.Source] = []
-    access: Access = "copy" if mmap is False else "map"
+    access: Access = "map" if mmap is not False else "summed" if verify else "copy"
     archive, root = open_at(f, root, access=access, limits=limits, held=held)
     try:
         with Naming(archive.path):
             if verify:
                 from pystatedict._recordcheck import verify_archive
 
-                verify_archive(archive)
+                verify_archive(archive, alone=any(source.summed for source in held))
             _check_globals(archive, unknown, dangerous)
             warn_of_method(archive)
             ref, path = find_root(archive, root)
@@ -159,7 +159,7 @@ def load(
         raise
     finally:
         for source in held:
-            source.close_file()
+            source.settle()
     if archive.end and hasattr(f, "read"):
         _go_behind(f, archive.end)
     if copy:
@@ -382,7 +382,7 @@ def save(
     path = os.fsdecode(os.fspath(f))
     document = None
     with replacing(path, overwrite) as file:
-        write(file.write)
+        write(Ahead(file))
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # beside a device no sidecar stands
             document = _sidecar_document(obj, path, file, trainable, inside=torchs)
     if document is not None:

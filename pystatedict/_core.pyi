@@ -18,8 +18,12 @@ class Source:
         stamp: tuple[int, ...] | None = None,
         fd: int = -1,
         start: int = 0,
+        crcs: Buffer | None = None,
     ) -> Source:
-        """`fd`: the file that is mapped from `start` on; what is copied is read from it."""
+        """`fd`: the file that is mapped from `start` on; what is copied is read from it.
+
+        `crcs`: what read_file() gave of these bytes; believed until settle().
+        """
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @classmethod
     def of_file(
@@ -30,10 +34,14 @@ class Source:
     def size(self) -> int: ...
     @property
     def readonly(self) -> bool: ...
+    @property
+    def summed(self) -> bool: ...
     def read(self, offset: int, size: int, /) -> bytes:
         """A copy of these bytes; fewer at the end."""
-    def close_file(self) -> None:
-        """Close the file beside a map; before others may use the Source."""
+    def settle(self) -> None:
+        """Close the file beside a map, forget checksums of blocks: before others may use the
+        Source or change its bytes.
+        """
     def slice(self, start: int, size: int, /) -> Source:
         """The same bytes from there on, so many, as a Source; fewer at the end."""
 
@@ -268,10 +276,21 @@ def write(
 ) -> int:
     """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
 
+def read_file(into: Buffer, fd: int, start: int, crcs: Buffer | None = None, /) -> int:
+    """Fill `into` with a file's bytes from `start` on; returns how many there were.
+
+    `crcs` gets the CRC-32 of each whole block of CRC_BLOCK bytes, four bytes each in the
+    machine's order.  Not on Windows.
+    """
+
+def begin_writeback(fd: int, start: int, size: int, /) -> None:
+    """Have the disk begin with these bytes of a file, and wait for nothing.  Not on Windows."""
+
 def crc32(data: Buffer, seed: int = 0, /) -> int: ...
 def crc32_kernels() -> list[tuple[str, bool]]: ...
 def crc32_by(kernel: str, data: Buffer, seed: int = 0, /) -> int: ...
 
 LIMITS: Final[dict[str, int]]
 STATUSES: Final[Sequence[tuple[str, str]]]  # (code, family)
+CRC_BLOCK: Final[int]
 DTYPES: Final[dict[str, tuple[int, str]]]  # torch's name -> (bytes, group)

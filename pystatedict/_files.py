@@ -7,13 +7,14 @@ import os
 import stat
 import sys
 
+from pystatedict import _core
 from pystatedict._core import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    Access = Literal["map", "copy", "read"]
+    Access = Literal["map", "copy", "summed", "read"]
 
 # Linux counts a private writable map against memory unless told not to; the pages of a
 # checkpoint are seldom written, and the file may be larger than memory.
@@ -30,9 +31,10 @@ def open_source(f: Any, access: Access = "map", beside: bool = False) -> tuple[S
 
     A file is mapped privately, copy-on-write: arrays on it are writable and the file never
     changes.  An open file counts from its current position.  With "copy" the bytes are read
-    into memory of their own; with "read" where they are wanted, so that nothing dies of a
-    file that somebody shortens.  `beside`: the file of a path stays open beside its map, for
-    what is copied, until close_file().
+    into memory of their own, with "summed" also each block's checksum is computed, for who
+    verifies before settle(); with "read" they are read where they are wanted, so that nothing
+    dies of a file that somebody shortens.  `beside`: the file of a path stays open beside its
+    map, for what is copied, until settle().
     """
     if isinstance(f, (str, os.PathLike)):
         path = os.fsdecode(os.fspath(f))
@@ -130,8 +132,9 @@ def _from_fd(
         return Source(b"", stamp=stamp)
     if access == "read" and os.name != "nt":
         return Source.of_file(fd, start, size - start, stamp)
-    if access == "copy":
-        return Source(_read_all(fd, start, size - start), stamp=stamp)
+    if access in ("copy", "summed"):
+        data, crcs = _read_all(fd, start, size - start, access == "summed")
+        return Source(data, stamp=stamp, crcs=crcs)
     beside = beside and size >= _WORTH_A_FILE
     return Source(_map(fd, start, size), stamp=stamp, fd=fd if beside else -1, start=start)
 
@@ -158,19 +161,30 @@ def _map(fd: int, start: int, size: int) -> Any:
     return memoryview(mapped)[start - page :] if start != page else mapped
 
 
-def _read_all(fd: int, start: int, size: int) -> Any:
+def _read_all(fd: int, start: int, size: int, summed: bool) -> tuple[Any, bytearray | None]:
+    """(the bytes, the CRC-32 of each of their blocks); fewer of a file that became shorter."""
     data = _fresh(size)
+    if os.name == "nt":
+        done, crcs = _read_into(data, fd, start), None
+    else:
+        crcs = bytearray(size // _core.CRC_BLOCK * 4) if summed else None
+        done = _core.read_file(data, fd, start, *([] if crcs is None else [crcs]))
+    return (data if done == size else memoryview(data)[:done]), crcs
+
+
+def _read_into(data: Any, fd: int, start: int) -> int:
+    """Where there is no pread: by the position, which is shared with the caller's file."""
     view, done = memoryview(data), 0
     with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
         before = file.tell()
         file.seek(start)
-        while done < size:
+        while done < len(view):
             count = file.readinto(view[done : done + (1 << 30)])
             if not count:
-                break  # it shrank meanwhile: judged by what there is
+                break
             done += count
-        file.seek(before)  # the position is shared with the caller's file
-    return view if done == size else view[:done]
+        file.seek(before)
+    return done
 
 
 # From this size on pages of their own beat the allocator, which zeroes what is then read over.

@@ -39,7 +39,8 @@ class How:
     __slots__ = ("access", "limits", "salvage")
 
     def __init__(self, access: Access, limits: Limits, salvage: bool = False) -> None:
-        self.access = access
+        # They are opened when they are wanted, and nobody settles them.
+        self.access: Access = "copy" if access == "summed" else access
         self.limits = limits
         self.salvage = salvage
 

@@ -102,7 +102,7 @@ def open_at(
     it is left to follow.
 
     Some files hold several pickles or models: the first part of `root` says which.  `held`
-    gets the Source whose file is open beside its map, for who reads on and lets go then.
+    gets the Source, for who reads on and settles it then.
     """
     bounds = dict(limits) if limits else None
     files = open_files(f, access, bounds, salvage)
@@ -122,7 +122,7 @@ def open_at(
         return open_index(os.fsdecode(os.fspath(f)), How(access, bounds, salvage)), root
     finally:
         if not held:
-            source.close_file()
+            source.settle()
     if root is not None and root != rest and archive.place is None:
         # TensorInfos that travel to another process need it.
         archive.note_place(root if rest is None else root[: len(root) - len(rest) - 1])

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from pystatedict._opened import Archive
 
 
-def verify_archive(archive: Archive) -> tuple[int, int]:
-    """(records checked, records without a CRC); raises at the first bad one."""
+def verify_archive(archive: Archive, alone: bool = False) -> tuple[int, int]:
+    """(records checked, records without a CRC); raises at the first bad one.
+
+    `alone`: by this thread, where most of the work was done when the file was read.
+    """
     checked = unchecked = 0
-    for told in check_records(archive, all=False):
+    for told in check_records(archive, all=False, alone=alone):
         if isinstance(told, StateDictError):
             told.path = told.path or archive.path
             raise told
@@ -35,7 +38,7 @@ _WORTH_THREADS = 16 << 20
 _THREADS_MOST = 4
 
 
-def check_records(archive: Archive, all: bool) -> list[bool | StateDictError]:
+def check_records(archive: Archive, all: bool, alone: bool = False) -> list[bool | StateDictError]:
     """What came of each record in its order: whether it states a CRC, or what is wrong.
 
     Up to the first bad one, unless `all` are asked for.
@@ -43,7 +46,8 @@ def check_records(archive: Archive, all: bool) -> list[bool | StateDictError]:
     records = archive.records()
     threads = 1
     # Of several files the last one is kept open, for who asks in their order.
-    if isinstance(archive, _core.Archive) and sum(row[2] for row in records) >= _WORTH_THREADS:
+    together = not alone and isinstance(archive, _core.Archive)
+    if together and sum(row[2] for row in records) >= _WORTH_THREADS:
         threads = min(_THREADS_MOST, os.cpu_count() or 1, len(records))
     checks = _Checks(archive, len(records), all)
     if threads > 1:

@@ -10,8 +10,10 @@ import lzma
 import os
 import pathlib
 import pickle
+import struct
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import kit
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 
 import pystatedict as psd
-from pystatedict import _files
+from pystatedict import _core, _files, _targets
 
 W = np.arange(6, dtype="<f4").reshape(2, 3)
 DATA = kit.saved({"w": W})
@@ -223,3 +225,132 @@ def test_windows_are_cut_to_the_bytes_that_are_there(tmp_path: pathlib.Path, acc
         for call in (source.read, source.slice):
             with pytest.raises(TypeError):
                 call(*wrong)
+
+
+# ------------------------------------------------------------------ files into memory
+
+BLOCK = _core.CRC_BLOCK
+LARGE = np.random.default_rng(3).integers(0, 256, 70 * BLOCK + 99, "u1").tobytes()
+
+needs_pread = pytest.mark.skipif(os.name == "nt", reason="Windows has no pread")
+
+
+@needs_pread
+@pytest.mark.parametrize("start", [0, 1, BLOCK, 65 * BLOCK + 7])
+@pytest.mark.parametrize("cut", [0, 1, 98, 99, 100, 3 * BLOCK])
+def test_bytes_and_the_checksum_of_each_block(tmp_path: pathlib.Path, start: int, cut: int) -> None:
+    """As the file has them, from a position that stays; also of one shorter than it was."""
+    path = tmp_path / "large"
+    path.write_bytes(LARGE[: len(LARGE) - cut])
+    expected = LARGE[start : len(LARGE) - cut]
+    with path.open("rb") as file:
+        file.seek(5)
+        for crcs in (None, bytearray(b"?" * (len(LARGE) // BLOCK * 4 + 4))):
+            into = bytearray(len(LARGE) - start)
+            assert _core.read_file(into, file.fileno(), start, *([crcs] if crcs else [])) == len(
+                expected
+            )
+            assert into.startswith(expected)
+            assert not any(into[len(expected) :])
+        assert file.tell() == 5
+    assert crcs is not None
+    whole = len(expected) // BLOCK
+    found = struct.unpack(f"={whole}I", crcs[: 4 * whole])
+    assert list(found) == [zlib.crc32(expected[i * BLOCK : (i + 1) * BLOCK]) for i in range(whole)]
+    assert set(crcs[4 * whole :]) == {ord("?")}
+
+
+@needs_pread
+def test_checksums_need_room_where_numbers_can_stand(path: pathlib.Path) -> None:
+    into = bytearray(3 * BLOCK)
+    twelve = memoryview(bytearray(16))
+    with path.open("rb") as file:
+        for room in (bytearray(11), twelve[1:13]):
+            with pytest.raises(ValueError, match="room"):
+                _core.read_file(into, file.fileno(), 0, room)
+            with pytest.raises(ValueError, match="as many checksums"):
+                _core.Source(into, crcs=room)
+        with pytest.raises(TypeError):
+            _core.read_file(into, file.fileno(), 0, bytes(12))  # cannot be written to
+        with pytest.raises(TypeError):
+            _core.read_file(b"abc", file.fileno(), 0)
+    with pytest.raises(OSError, match="descriptor"):
+        _core.read_file(into, -1, 0)
+
+
+@needs_pread
+def test_checksums_are_believed_until_settled(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(kit.saved({"w": np.frombuffer(LARGE, "u1")}))
+    source, _ = _files.open_source(str(path), "summed")
+    assert source.summed
+    assert not _files.open_source(str(path), "copy")[0].summed
+    archive = _core.open_archive(source)
+    record = next(i for i, row in enumerate(archive.records()) if row[0].endswith("data/0"))
+    where = archive.locate(record)
+    assert where is not None
+    assert archive.verify(record)
+    memoryview(source)[where + 9 * BLOCK] ^= 1  # within a block whose checksum is known
+    assert archive.verify(record)
+    source.settle()
+    assert not source.summed
+    with pytest.raises(psd.CorruptError, match="checksum"):
+        archive.verify(record)
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_damage_is_seen_wherever_it_is(tmp_path: pathlib.Path, summed: bool) -> None:
+    """At the edges of a record, of blocks, and within them."""
+    path = tmp_path / "m.pth"
+    data = kit.saved({"w": np.frombuffer(LARGE, "u1"), "v": W})
+    first = data.index(LARGE)
+    edge = -first % BLOCK
+    for at in (0, edge - 1, edge, edge + 1, edge + BLOCK, edge + 40 * BLOCK - 1, len(LARGE) - 1):
+        broken = bytearray(data)
+        broken[first + at] ^= 0x40
+        path.write_bytes(broken)
+        with pytest.raises(psd.CorruptError, match="checksum"):
+            psd.load(path, mmap=not summed, verify=True)
+    path.write_bytes(data)
+    sd = psd.load(path, mmap=not summed, verify=True)
+    assert sd["w"].tobytes() == LARGE
+    sd["w"][:] = 0  # of its own memory, and nobody checks it any more
+    assert path.read_bytes() == data
+
+
+# ------------------------------------------------------------------ ahead of the sync
+
+
+def test_the_disk_begins_while_the_rest_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte is told of once, in order, and a file of fewer than that is not."""
+    told: list[tuple[int, int]] = []
+
+    class Core:
+        @staticmethod
+        def begin_writeback(fd: int, start: int, size: int) -> None:
+            assert os.fstat(fd).st_size == start + size
+            told.append((start, size))
+
+    if os.name == "nt":
+        pytest.skip("Windows has no such call")
+    monkeypatch.setattr(_targets, "_BEHIND", 1 << 20)
+    monkeypatch.setattr(_targets, "_core", Core)
+    psd.save({"w": W}, tmp_path / "small.pth")
+    assert told == []
+    big = {f"w{i}": np.full(150_000, i, "<f4") for i in range(9)}
+    psd.save(big, tmp_path / "big.pth")
+    assert [start for start, _ in told] == [0, *np.cumsum([size for _, size in told])[:-1]]
+    assert all(1 << 20 <= size < 2 << 20 for _, size in told)
+    assert len(told) >= 3
+    kit.same_array(psd.load(tmp_path / "big.pth", verify=True)["w8"], big["w8"])
+
+
+@needs_pread
+def test_what_cannot_be_begun_is_left_to_the_sync() -> None:
+    _core.begin_writeback(-1, 0, 1)
+    reads, writes = os.pipe()
+    _core.begin_writeback(writes, 0, 1 << 20)
+    os.close(reads)
+    os.close(writes)

@@ -39,7 +39,7 @@ LADDER: list[dict[str, list[str]]] = [
     {
         "value": ["value.h", "value.c"],
         "dtype": ["dtype.h", "dtype.c"],
-        "crc32": ["crc32.h", "crc32.c", "crc32_powers.h"],
+        "crc32": ["crc32.h", "crc32.c", "crc32_blocks.c", "crc32_powers.h"],
     },
     {
         "pickle": [
@@ -123,6 +123,7 @@ BINDING = [
     "py_cost.c",
     "py_describe.c",
     "py_error.c",
+    "py_file.c",
     "py_info.c",
     "py_look.c",
     "py_memo.c",

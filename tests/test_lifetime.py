@@ -147,9 +147,9 @@ def test_the_map_inside_cannot_be_closed_either(path: pathlib.Path) -> None:
     source = root_of(arrays["w"])
     assert type(source) is _core.Source
     public = {name for name in dir(source) if not name.startswith("_")}
-    # None of them lets go: close_file() is of the file beside the map, while it is loaded.
-    assert public == {"close_file", "of_file", "read", "readonly", "size", "slice"}
-    source.close_file()
+    # None of them lets go: settle() is of the file beside the map, while it is loaded.
+    assert public == {"of_file", "read", "readonly", "settle", "size", "slice", "summed"}
+    source.settle()
     view = memoryview(source)
     assert view.nbytes == source.size == path.stat().st_size
     view.release()

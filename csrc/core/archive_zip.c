@@ -333,7 +333,11 @@ psd_archive_crc_of_range(const psd_archive *archive, const psd_input *input,
     if (input->data != NULL) {
         psd_span bytes;
         psd_status found = psd_input_view(input, offset, size, NULL, &bytes, err);
-        *crc = found == PSD_OK ? psd_crc32(0, bytes.data, bytes.size) : 0;
+        if (found == PSD_OK) {
+            *crc = input->crcs == NULL ? psd_crc32(0, bytes.data, bytes.size)
+                                       : psd_crc32_of_range(input->data, input->crcs,
+                                                            (size_t)offset, bytes.size);
+        }
         return found;
     }
     uint8_t *scratch = alloc.resize(alloc.ctx, NULL, 0, room);

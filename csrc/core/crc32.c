@@ -49,32 +49,12 @@ enum {
 
 /* ------------------------------------------------------------------ portable */
 
-/*
- * A remainder is linear in its bits, so a table's entry is the sum of the powers
- * of x that the bits of its index stand for.  The compiler does the sums.
- */
-#define ONE(n, p0, p1, p2, p3, p4, p5, p6, p7)                                        \
-    (((n) & 0x01 ? (p0) : 0u) ^ ((n) & 0x02 ? (p1) : 0u) ^ ((n) & 0x04 ? (p2) : 0u) ^ \
-     ((n) & 0x08 ? (p3) : 0u) ^ ((n) & 0x10 ? (p4) : 0u) ^ ((n) & 0x20 ? (p5) : 0u) ^ \
-     ((n) & 0x40 ? (p6) : 0u) ^ ((n) & 0x80 ? (p7) : 0u))
-#define FOUR(n, ...)                                                             \
-    ONE((n), __VA_ARGS__), ONE((n) + 1, __VA_ARGS__), ONE((n) + 2, __VA_ARGS__), \
-        ONE((n) + 3, __VA_ARGS__)
-#define SIXTEEN(n, ...)                                                             \
-    FOUR((n), __VA_ARGS__), FOUR((n) + 4, __VA_ARGS__), FOUR((n) + 8, __VA_ARGS__), \
-        FOUR((n) + 12, __VA_ARGS__)
-#define SIXTY_FOUR(n, ...)                                     \
-    SIXTEEN((n), __VA_ARGS__), SIXTEEN((n) + 16, __VA_ARGS__), \
-        SIXTEEN((n) + 32, __VA_ARGS__), SIXTEEN((n) + 48, __VA_ARGS__)
-#define TABLE(...)                                            \
-    {SIXTY_FOUR(0, __VA_ARGS__), SIXTY_FOUR(64, __VA_ARGS__), \
-     SIXTY_FOUR(128, __VA_ARGS__), SIXTY_FOUR(192, __VA_ARGS__)}
-
 /* tables[k][b]: what byte b leaves behind when it and k more bytes are shifted out. */
 static const uint32_t tables[8][256] = {
-    TABLE(PSD_CRC32_ROW_0), TABLE(PSD_CRC32_ROW_1), TABLE(PSD_CRC32_ROW_2),
-    TABLE(PSD_CRC32_ROW_3), TABLE(PSD_CRC32_ROW_4), TABLE(PSD_CRC32_ROW_5),
-    TABLE(PSD_CRC32_ROW_6), TABLE(PSD_CRC32_ROW_7),
+    PSD_CRC32_TABLE(PSD_CRC32_ROW_0), PSD_CRC32_TABLE(PSD_CRC32_ROW_1),
+    PSD_CRC32_TABLE(PSD_CRC32_ROW_2), PSD_CRC32_TABLE(PSD_CRC32_ROW_3),
+    PSD_CRC32_TABLE(PSD_CRC32_ROW_4), PSD_CRC32_TABLE(PSD_CRC32_ROW_5),
+    PSD_CRC32_TABLE(PSD_CRC32_ROW_6), PSD_CRC32_TABLE(PSD_CRC32_ROW_7),
 };
 
 static uint32_t
@@ -225,8 +205,9 @@ multiply(uint32_t a, uint32_t b)
 {
     uint32_t product = 0;
     for (; a != 0; a <<= 1) {
-        product ^= a >> 31 != 0 ? b : 0;
-        b = b >> 1 ^ ((b & 1) != 0 ? PSD_CRC32_POLYNOMIAL : 0);
+        /* Masks, not branches: nobody can foretell the bits of a checksum. */
+        product ^= b & (0u - (a >> 31));
+        b = b >> 1 ^ (PSD_CRC32_POLYNOMIAL & (0u - (b & 1)));
     }
     return product;
 }

@@ -27,4 +27,20 @@ uint32_t psd_crc32_by(unsigned kernel, uint32_t seed, const uint8_t *data, size_
 /* The number of the kernel that psd_crc32 uses. */
 unsigned psd_crc32_best(void);
 
+/* ------------------------------------------------------------------ in blocks */
+
+/* Bytes of a block: so few that of a record between two of its edges little is left over. */
+#define PSD_CRC32_BLOCK ((size_t)8 << 10)
+
+/* The CRC of each whole block of `data`, from its first byte on. */
+void psd_crc32_each_block(const uint8_t *data, size_t size, uint32_t *crcs);
+
+/*
+ * The CRC of `size` bytes from `offset` on, where `crcs` has those of the whole blocks of
+ * `data`: only what stands between them is looked at.  What was checked while it was in the
+ * cache need not come from memory again.
+ */
+uint32_t psd_crc32_of_range(const uint8_t *data, const uint32_t *crcs, size_t offset,
+                            size_t size);
+
 #endif

@@ -48,6 +48,21 @@
 #define PSD_CRC32_X_32768 0x09fe548fu
 #define PSD_CRC32_X_65536 0x83852d0fu
 
+/* Row k: x^(65567-8k), x^(65566-8k), ..., x^(65560-8k): what bits 8k to 8k+7 of a register
+ * become when a block of 65536 bits follows. */
+#define PSD_CRC32_BLOCK_ROW_0 \
+    0xb566f6e2u, 0xb1bceb85u, 0xb808d14bu, 0xab60a4d7u, \
+    0x8db04fefu, 0xc011999fu, 0x5b52357fu, 0xb6a46afeu
+#define PSD_CRC32_BLOCK_ROW_1 \
+    0xb639d3bdu, 0xb702a13bu, 0xb5744437u, 0xb1998e2fu, \
+    0xb8421a1fu, 0xabf5327fu, 0x8c9b62bfu, 0xc247c33fu
+#define PSD_CRC32_BLOCK_ROW_2 \
+    0x5ffe803fu, 0xbffd007eu, 0xa48b06bdu, 0x92670b3bu, \
+    0xffbf1037u, 0x240f262fu, 0x481e4c5eu, 0x903c98bcu
+#define PSD_CRC32_BLOCK_ROW_3 \
+    0xfb083739u, 0x2d616833u, 0x5ac2d066u, 0xb585a0ccu, \
+    0xb07a47d9u, 0xbb8589f3u, 0xac7a15a7u, 0x83852d0fu
+
 /*
  * For folding by carry-less multiplication over n bits: x^(n+32) for the first
  * eight bytes of a lane, x^(n-32) for the last eight.  Shifted left by one: the
@@ -61,5 +76,27 @@
 #define PSD_CRC32_FOLD_2048_LAST  0x1322d1430u
 
 /* clang-format on */
+
+/*
+ * A remainder is linear in its bits, so a table's entry is the sum of the powers
+ * of x that the bits of its index stand for.  The compiler does the sums.
+ */
+#define PSD_CRC32_ONE(n, p0, p1, p2, p3, p4, p5, p6, p7)                              \
+    (((n) & 0x01 ? (p0) : 0u) ^ ((n) & 0x02 ? (p1) : 0u) ^ ((n) & 0x04 ? (p2) : 0u) ^ \
+     ((n) & 0x08 ? (p3) : 0u) ^ ((n) & 0x10 ? (p4) : 0u) ^ ((n) & 0x20 ? (p5) : 0u) ^ \
+     ((n) & 0x40 ? (p6) : 0u) ^ ((n) & 0x80 ? (p7) : 0u))
+#define PSD_CRC32_FOUR(n, ...)                                            \
+    PSD_CRC32_ONE((n), __VA_ARGS__), PSD_CRC32_ONE((n) + 1, __VA_ARGS__), \
+        PSD_CRC32_ONE((n) + 2, __VA_ARGS__), PSD_CRC32_ONE((n) + 3, __VA_ARGS__)
+#define PSD_CRC32_SIXTEEN(n, ...)                                           \
+    PSD_CRC32_FOUR((n), __VA_ARGS__), PSD_CRC32_FOUR((n) + 4, __VA_ARGS__), \
+        PSD_CRC32_FOUR((n) + 8, __VA_ARGS__), PSD_CRC32_FOUR((n) + 12, __VA_ARGS__)
+#define PSD_CRC32_SIXTY_FOUR(n, ...)                                               \
+    PSD_CRC32_SIXTEEN((n), __VA_ARGS__), PSD_CRC32_SIXTEEN((n) + 16, __VA_ARGS__), \
+        PSD_CRC32_SIXTEEN((n) + 32, __VA_ARGS__),                                  \
+        PSD_CRC32_SIXTEEN((n) + 48, __VA_ARGS__)
+#define PSD_CRC32_TABLE(...)                                                      \
+    {PSD_CRC32_SIXTY_FOUR(0, __VA_ARGS__), PSD_CRC32_SIXTY_FOUR(64, __VA_ARGS__), \
+     PSD_CRC32_SIXTY_FOUR(128, __VA_ARGS__), PSD_CRC32_SIXTY_FOUR(192, __VA_ARGS__)}
 
 #endif

@@ -14,13 +14,15 @@
  * Either `data` is the whole file at hand, or `read` fetches a range into
  * memory of the caller's: exactly `size` bytes and true, or false when it
  * failed; the host then knows why.  Where there are both, what is to be copied
- * is read: a few bytes of a large map cost a page of it each.
+ * is read: a few bytes of a large map cost a page of it each.  Beside `data` there may be
+ * what psd_crc32_each_block() gives of it.
  */
 typedef struct {
     const uint8_t *data;
     uint64_t size;
     bool (*read)(void *ctx, uint64_t offset, size_t size, uint8_t *into);
     void *ctx;
+    const uint32_t *crcs;
 } psd_input;
 
 /* The input for so many small pieces all over it: where they stand close together, a page of

@@ -237,7 +237,8 @@ exec(PyObject *module)
         add_type(module, &py_info_spec, &state->info_type) < 0 ||
         add_object(module, "LIMITS", py_limits_as_dict()) < 0 ||
         add_object(module, "STATUSES", statuses()) < 0 ||
-        add_object(module, "DTYPES", dtypes()) < 0) {
+        add_object(module, "DTYPES", dtypes()) < 0 ||
+        PyModule_AddIntConstant(module, "CRC_BLOCK", (long)PSD_CRC32_BLOCK) < 0) {
         return -1;
     }
     return 0;
@@ -300,6 +301,17 @@ static PyMethodDef methods[] = {
          "write($module, /, obj, sink, values, *, checksum=True, "
          "parameters=None, flags=True, legacy=False)\n--\n\n"
          "Write a checkpoint through sink(memoryview); gives its size in bytes.")},
+#ifndef _WIN32
+    {"read_file", py_read_file, METH_VARARGS,
+     PyDoc_STR(
+         "read_file($module, into, fd, start, crcs=None, /)\n--\n\n"
+         "Fill a buffer with a file's bytes from there on, and crcs with the CRC-32 "
+         "of each whole block of CRC_BLOCK bytes; gives how many there were.")},
+    {"begin_writeback", py_begin_writeback, METH_VARARGS,
+     PyDoc_STR(
+         "begin_writeback($module, fd, start, size, /)\n--\n\n"
+         "Have the disk begin with these bytes of a file, where the system can.")},
+#endif
     {"crc32", crc32_method, METH_VARARGS,
      PyDoc_STR("crc32($module, data, seed=0, /)\n--\n\nCRC-32 as zip uses it.")},
     {"crc32_by", crc32_by_method, METH_VARARGS,

@@ -95,6 +95,12 @@ PyObject *py_source_of_new_bytes(py_state *state, size_t size, uint8_t **bytes);
  * bf_releasebuffer, since it never exported anything. */
 PyObject *py_source_window(py_state *state, PyObject *owner, psd_span bytes);
 
+/* -------------------------------------------------------------------- py_file.c */
+
+/* Not on Windows, which has no pread. */
+PyObject *py_read_file(PyObject *module, PyObject *args);
+PyObject *py_begin_writeback(PyObject *module, PyObject *args);
+
 /* ----------------------------------------------------------------- py_archive.c */
 
 /* The inflater's context: how to take the GIL back inside the core. */

@@ -6,10 +6,14 @@
  * that lets go.
  *
  * Or a file that is read where bytes are wanted: what is told of it cannot kill
- * the process when somebody shortens the file, as a map would.  A map may have its
- * file beside it for a while, too.
+ * the process when somebody shortens the file, as a map would.
+ *
+ * Until it is settled, a map may have its file beside it, and bytes that were read
+ * the checksums of their blocks: nobody else has seen them yet, and changed them.
  */
 #include "py_module.h"
+
+#include "crc32.h"
 
 #include <errno.h>
 #include <structmember.h>
@@ -26,6 +30,7 @@ typedef struct {
     int file;       /* a descriptor of our own + 1; 0: none */
     uint64_t start; /* where in the file the bytes begin */
     uint64_t size;
+    Py_buffer crcs;  /* uint32_t of each whole block; all zeros without */
     PyObject *stamp; /* what the file looked like, or NULL */
     PyObject *weak;  /* references to it, kept by CPython */
 } py_source;
@@ -50,18 +55,35 @@ source_new(PyTypeObject *type, PyObject *buffer)
     return (PyObject *)self;
 }
 
+static bool
+take_crcs(py_source *self, PyObject *crcs)
+{
+    if (PyObject_GetBuffer(crcs, &self->crcs, PyBUF_SIMPLE) < 0) {
+        return false;
+    }
+    if ((uint64_t)self->crcs.len / sizeof(uint32_t) < self->size / PSD_CRC32_BLOCK ||
+        (uintptr_t)self->crcs.buf % sizeof(uint32_t) != 0) {
+        PyErr_SetString(PyExc_ValueError, "there are not as many checksums as blocks");
+        return false;
+    }
+    return true;
+}
+
 static PyObject *
 source_new_slot(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "stamp", "fd", "start", NULL};
-    PyObject *buffer, *stamp = Py_None;
+    static char *names[] = {"", "stamp", "fd", "start", "crcs", NULL};
+    PyObject *buffer, *stamp = Py_None, *crcs = Py_None;
     int fd = -1;
     unsigned long long start = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OiK:Source", names, &buffer,
-                                     &stamp, &fd, &start)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OiKO:Source", names, &buffer,
+                                     &stamp, &fd, &start, &crcs)) {
         return NULL;
     }
     PyObject *object = source_new(type, buffer);
+    if (object != NULL && crcs != Py_None && !take_crcs((py_source *)object, crcs)) {
+        Py_CLEAR(object);
+    }
     if (object != NULL) {
         py_source *self = (py_source *)object;
         self->stamp = Py_NewRef(stamp);
@@ -142,7 +164,8 @@ void
 py_source_input(PyObject *source, py_input *input)
 {
     const py_source *self = (const py_source *)source;
-    *input = (py_input){.input = {.data = self->view.buf, .size = self->size}};
+    *input = (py_input){
+        .input = {.data = self->view.buf, .size = self->size, .crcs = self->crcs.buf}};
 #ifndef _WIN32
     if (self->file != 0) {
         input->fd = self->file - 1;
@@ -216,18 +239,18 @@ source_read(PyObject *self, PyObject *args)
     return bytes;
 }
 
-/* Of a map only: what is wanted from now on comes from it. */
+/* What is wanted from now on comes from the bytes. */
 static PyObject *
-source_close_file(PyObject *object, PyObject *Py_UNUSED(none))
+source_settle(PyObject *object, PyObject *Py_UNUSED(none))
 {
     py_source *self = (py_source *)object;
+    PyBuffer_Release(&self->crcs);
+    self->crcs.buf = NULL;
 #ifndef _WIN32
     if (!self->is_file && self->file != 0) {
         (void)close(self->file - 1);
         self->file = 0;
     }
-#else
-    (void)self;
 #endif
     Py_RETURN_NONE;
 }
@@ -323,6 +346,7 @@ source_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_ClearWeakRefs(self);
     PyBuffer_Release(&((py_source *)self)->view);
+    PyBuffer_Release(&((py_source *)self)->crcs);
 #ifndef _WIN32
     if (((py_source *)self)->file != 0) {
         (void)close(((py_source *)self)->file - 1);
@@ -364,10 +388,18 @@ py_source_stamp(PyObject *self)
     return Py_NewRef(stamp == NULL ? Py_None : stamp);
 }
 
+static PyObject *
+source_summed(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((const py_source *)self)->crcs.buf != NULL);
+}
+
 static PyGetSetDef source_getset[] = {
     {"size", source_size, NULL, PyDoc_STR("How many bytes."), NULL},
     {"readonly", source_readonly, NULL,
      PyDoc_STR("Whether arrays on these bytes are read-only."), NULL},
+    {"summed", source_summed, NULL,
+     PyDoc_STR("Whether the checksums of blocks stand beside these bytes."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -381,9 +413,11 @@ static PyMethodDef source_methods[] = {
     {"read", source_read, METH_VARARGS,
      PyDoc_STR("read($self, offset, size, /)\n--\n\n"
                "A copy of these bytes; fewer at the end.")},
-    {"close_file", source_close_file, METH_NOARGS,
-     PyDoc_STR("close_file($self, /)\n--\n\n"
-               "Close the file beside a map; before others may use the Source.")},
+    {"settle", source_settle, METH_NOARGS,
+     PyDoc_STR(
+         "settle($self, /)\n--\n\n"
+         "Close the file beside a map, forget checksums of blocks: before others may "
+         "use the Source or change its bytes.")},
     {"slice", source_slice, METH_VARARGS,
      PyDoc_STR(
          "slice($self, start, size, /)\n--\n\n"
@@ -397,7 +431,7 @@ static PyMemberDef source_members[] = {
 };
 
 static PyType_Slot source_slots[] = {
-    {Py_tp_doc, "Source(buffer, /, *, stamp=None, fd=-1, start=0)\n--\n\n"
+    {Py_tp_doc, "Source(buffer, /, *, stamp=None, fd=-1, start=0, crcs=None)\n--\n\n"
                 "A buffer held open: the base of every array."},
     {Py_tp_new, source_new_slot},
     {Py_tp_dealloc, source_dealloc},

@@ -64,6 +64,18 @@ test_constants(void)
             CHECK_UINT(rows[k][i], power(8 * k + 39 - i));
         }
     }
+    static const uint32_t block_rows[4][8] = {
+        {PSD_CRC32_BLOCK_ROW_0},
+        {PSD_CRC32_BLOCK_ROW_1},
+        {PSD_CRC32_BLOCK_ROW_2},
+        {PSD_CRC32_BLOCK_ROW_3},
+    };
+    for (unsigned k = 0; k < 4; k++) {
+        for (unsigned i = 0; i < 8; i++) {
+            CHECK_UINT(block_rows[k][i],
+                       power(8 * (unsigned)PSD_CRC32_BLOCK + 31 - 8 * k - i));
+        }
+    }
     CHECK_UINT(PSD_CRC32_POLYNOMIAL, power(32));
     CHECK_UINT(PSD_CRC32_X_32768, power(32768));
     CHECK_UINT(PSD_CRC32_X_65536, power(65536));
@@ -162,6 +174,36 @@ test_pieces(void)
     }
 }
 
+/* Each way in which a range can lie among blocks, with a guard page behind. */
+static void
+test_blocks(void)
+{
+    enum { BLOCK = (int)PSD_CRC32_BLOCK, SIZE = 4 * BLOCK + 77 };
+    static const size_t edges[] = {0,         1,         BLOCK - 1,     BLOCK,
+                                   BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 9, 3 * BLOCK,
+                                   4 * BLOCK, SIZE - 1,  SIZE};
+    enum { EDGES = sizeof edges / sizeof edges[0] };
+    uint8_t *bytes = malloc(SIZE);
+    fill(bytes, SIZE, 5);
+    check_guarded g = check_guard(bytes, SIZE);
+    uint32_t crcs[5] = {0, 0, 0, 0, 0xdeadbeefu};
+    psd_crc32_each_block(g.data, SIZE, crcs);
+    CHECK_UINT(crcs[4], 0xdeadbeefu); /* of whole blocks only */
+    for (size_t from = 0; from < EDGES; from++) {
+        for (size_t to = from; to < EDGES; to++) {
+            size_t size = edges[to] - edges[from];
+            CHECK_UINT(psd_crc32_of_range(g.data, crcs, edges[from], size),
+                       psd_crc32(0, g.data + edges[from], size));
+        }
+    }
+    /* What was computed is believed, and not computed again. */
+    crcs[1] ^= 1;
+    CHECK(psd_crc32_of_range(g.data, crcs, 5, 2 * BLOCK) !=
+          psd_crc32(0, g.data + 5, 2 * BLOCK));
+    check_unguard(&g);
+    free(bytes);
+}
+
 int
 main(void)
 {
@@ -171,5 +213,6 @@ main(void)
     RUN(test_sizes);
     RUN(test_alignments);
     RUN(test_pieces);
+    RUN(test_blocks);
     return check_report();
 }
