@@ -87,6 +87,8 @@ BINDING = [
     "py_scan",
     "py_sink",
     "py_source",
+    "py_storage",
+    "py_supply",
     "py_tree",
     "py_write",
     "py_write_array",

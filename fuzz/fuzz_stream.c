@@ -52,8 +52,9 @@ walk(const fuzz_run *run, const psd_input *input, psd_stream_storage *storages)
             return i;
         }
         PROMISE(data == before + 8 && offset == data + size && offset <= input->size);
-        storages[i] =
-            (psd_stream_storage){key, {input->data + data, (size_t)size}, numel, 1};
+        storages[i] = (psd_stream_storage){
+            key, psd_payload_of((psd_span){input->data + data, (size_t)size}), numel,
+            1};
     }
     return stream->key_count;
 }
@@ -80,7 +81,7 @@ expect_same(const fuzz_run *run, const psd_stream_storage *storages, uint32_t co
         (psd_span){out.data, out.size < PSD_STREAM_HEAD ? out.size : PSD_STREAM_HEAD}));
     uint64_t offset = again.stream.data_offset, data;
     for (uint32_t i = 0; i < count; i++) {
-        psd_span bytes = storages[i].bytes;
+        psd_span bytes = storages[i].payload.bytes;
         PROMISE(psd_span_equal(again.stream.keys[i], storages[i].key));
         PROMISE(psd_stream_next(&written, storages[i].key, storages[i].numel,
                                 bytes.size, &offset, &data, &err) == PSD_OK);

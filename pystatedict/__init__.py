@@ -27,6 +27,7 @@ _HOMES = {
     "_integrity": ("Repair", "Verification", "repair", "verify"),
     "_into": ("IncompatibleKeys", "load_state_dict"),
     "_keys": ("TensorKey",),
+    "_lazy": ("LazyTensor",),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("GlobalUse", "ScanReport", "scan"),
     "_sidecar": ("load_trainable", "save_trainable"),
@@ -38,19 +39,20 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LIMITS", "AmbiguousRootError", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError",
-    "Device", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LimitError", "MismatchError",
-    "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule",
+    "Device", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LazyTensor", "LimitError",
+    "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule",
     "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport", "SidecarError", "Size",
     "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError", "StateDictWarning",
     "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError", "UnsafePickleError",
     "UnsupportedError", "Verification", "identify", "items", "load", "load_state_dict",
-    "load_trainable", "open", "repair", "save", "save_trainable", "scan", "verify", "widen",
+    "load_trainable", "open", "ops", "repair", "save", "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pystatedict import ops
     from pystatedict._api import items, load, open, save
     from pystatedict._checkpoint import Checkpoint
     from pystatedict._core import LIMITS, TensorInfo
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from pystatedict._integrity import Repair, Verification, repair, verify
     from pystatedict._into import IncompatibleKeys, load_state_dict
     from pystatedict._keys import TensorKey
+    from pystatedict._lazy import LazyTensor
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import GlobalUse, ScanReport, scan
     from pystatedict._sidecar import load_trainable, save_trainable
@@ -92,7 +95,7 @@ if TYPE_CHECKING:
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours
 
     def __getattr__(name: str) -> Any:
-        home = _HOME_OF.get(name)
+        home = "ops" if name == "ops" else _HOME_OF.get(name)
         if home is None:
             raise AttributeError(f"module 'pystatedict' has no attribute {name!r}")
         from importlib import import_module
@@ -106,7 +109,7 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of ours
                     " installed package; run `pip install -e .` in it, or start Python elsewhere"
                 ) from None
             raise
-        value = getattr(module, name)
+        value = module if name == "ops" else getattr(module, name)
         globals()[name] = value
         return value
 

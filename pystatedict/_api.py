@@ -132,19 +132,51 @@ def load(
     fc_final.weight (1, 128) True
     fc_final.bias (1,) True
     """
-    from pystatedict import _values
-
     with Naming(os.fsdecode(f) if isinstance(f, (str, os.PathLike)) else None):
         meta = _check_load_options(map_location, weights_only, unknown, dangerous)
     held: list[_core.Source] = []
     access: Access = "map" if mmap is not False else "summed" if verify else "copy"
     archive, root = open_at(f, root, access=access, limits=limits, held=held)
     try:
-        with Naming(archive.path):
-            if verify:
-                from pystatedict._recordcheck import verify_archive
+        if verify:
+            from pystatedict._recordcheck import verify_archive
 
+            with Naming(archive.path):
                 verify_archive(archive, alone=any(source.summed for source in held))
+        obj = _object_in(archive, root, unknown, dangerous, trainable, copy=copy, meta=meta)
+    finally:
+        for source in held:
+            source.settle()
+    if archive.end and hasattr(f, "read"):
+        _go_behind(f, archive.end)
+    if copy:
+        archive.close()
+    return obj
+
+
+def load_lazily(
+    f: Any, root: str | None = None, *, trainable: Any = None, limits: Any = None
+) -> Any:
+    """load() with TensorInfos in the place of arrays, whose bytes are read, never mapped."""
+    archive, root = open_at(f, root, access="read", limits=limits)
+    return _object_in(archive, root, "opaque", "error", trainable, copy=False, meta=True)
+
+
+def _object_in(
+    archive: Archive,
+    root: str | None,
+    unknown: str,
+    dangerous: str,
+    trainable: Any,
+    *,
+    copy: bool,
+    meta: bool,
+) -> Any:
+    """What load() gives of an opened file, which is closed when that fails."""
+    from pystatedict import _values
+
+    try:
+        with Naming(archive.path):
             _check_globals(archive, unknown, dangerous)
             warn_of_method(archive)
             ref, path = find_root(archive, root)
@@ -157,13 +189,6 @@ def load(
     except BaseException:
         archive.close()  # whoever keeps the traceback keeps what it refers to
         raise
-    finally:
-        for source in held:
-            source.settle()
-    if archive.end and hasattr(f, "read"):
-        _go_behind(f, archive.end)
-    if copy:
-        archive.close()
     return obj
 
 
@@ -372,7 +397,7 @@ def save(
             f" format={format!r} has no place for them"
         )
     if isinstance(obj, Checkpoint):
-        obj = _as_state_dict(obj)
+        obj = state_dict_of(obj)
     write = _WRITERS[format](obj, _Options(format, trainable, checksum, opaque))
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
@@ -522,14 +547,12 @@ def _short(obj: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _as_state_dict(checkpoint: Checkpoint) -> Any:
+def state_dict_of(checkpoint: Checkpoint) -> Any:
     """A Checkpoint's tensors under their names, and their flags."""
     from pystatedict._marks import bits_of, flag_of
     from pystatedict._statedict import StateDict
 
-    result = StateDict(
-        (name, info if info.is_meta else info.numpy()) for name, info in checkpoint.items()
-    )
+    result = StateDict(checkpoint.items())
     bits = {name: bits_of(info) for name, info in checkpoint.items()}
     result._told_bits = {name: some for name, some in bits.items() if some}
     result._said.update(

@@ -95,6 +95,11 @@ class TensorInfo:
     def _is_lost(self) -> bool: ...
     @property
     def _storage_index(self) -> int | None: ...
+    @property
+    def _stored(self) -> Any:
+        """(number of the storage, its bytes, whether the tensor has Python attributes), or None
+        where the bytes in the file are not those of an array.
+        """
     def numpy(self) -> npt.NDArray[Any]: ...
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
@@ -153,6 +158,8 @@ class Archive:
         """Where the bytes of a stored record begin, by number; None of a deflated one."""
     def storage_crc32(self, storage: int, /) -> int:
         """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
+    def read_storage(self, storage: int, offset: int, size: int, /) -> Source:
+        """So many bytes of a storage as they stand in the file, in memory of their own."""
     def storage_records(self) -> list[str | None]:
         """The record of each storage, by number; None of one that stands elsewhere."""
     def lose(self, storages: list[int], /) -> None:

@@ -774,6 +774,7 @@ class ChunkedInfo:
 
     __slots__ = ("_archive", "_full", "_tensor", "name")
 
+    _stored = None  # in pieces, and not as an array has them
     device = "cpu"
     kind = None
     is_meta = False

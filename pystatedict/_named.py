@@ -14,14 +14,36 @@ from pystatedict._printable import printable
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from pystatedict._flat import Flat
+
     Array = npt.NDArray[Any]
 
 _PIECE = 1 << 20  # bytes of an array that are put in order at a time
 _GATHER = 1 << 18  # small pieces gathered into one write()
 
 
-def arrays_of(obj: Any, format: str) -> list[tuple[str, Array]]:
-    """(name, array) of a mapping that holds nothing else.
+class Later:
+    """A tensor of a file, or a lazy one, with the face of an array; read when it is written."""
+
+    __slots__ = ("_flat", "dtype", "nbytes", "shape")
+
+    def __init__(self, flat: Flat) -> None:
+        from pystatedict._dtypes import numpy_dtype
+
+        self._flat = flat
+        self.dtype = numpy_dtype(flat.dtype)
+        self.shape = flat.shape
+        self.nbytes = flat.numel * self.dtype.itemsize
+
+    def stretches(self) -> Iterator[Array]:
+        """The elements in row-major order, some at a time."""
+        count = max(_PIECE // self.dtype.itemsize, 1)
+        for start in range(0, self._flat.numel, count):
+            yield self._flat.read(start, min(count, self._flat.numel - start))
+
+
+def arrays_of(obj: Any, format: str) -> list[tuple[str, Array | Later]]:
+    """(name, array) of a mapping that holds nothing else; Later of what is not in memory.
 
     Raises TypeError for what a container of that format cannot hold, and says what to do.
     """
@@ -41,15 +63,19 @@ def arrays_of(obj: Any, format: str) -> list[tuple[str, Array]]:
     return found
 
 
-def _array(name: str, value: Any, obj: Any, format: str) -> Array:
+def _array(name: str, value: Any, obj: Any, format: str) -> Array | Later:
     import numpy as np
+
+    from pystatedict._flat import Flat, is_flat
 
     if isinstance(value, np.ndarray):
         array = as_ndarray(value)
         if array.dtype.metadata and _TORCH_KEY not in array.dtype.metadata:
             return array.view(without_metadata(array.dtype))  # where it stood in a pickle
         return array
-    if hasattr(value, "_archive") and hasattr(value, "numpy"):  # a TensorInfo
+    if is_flat(value):
+        return Later(Flat(value))
+    if hasattr(value, "_archive") and hasattr(value, "numpy"):  # a TensorInfo of another kind
         return _array(name, value.numpy(), obj, format)
     raise TypeError(
         f"{_a(format)} file holds arrays only, and {printable(repr(name), 80)} is a"
@@ -92,7 +118,7 @@ def _kind(value: Any) -> str:
 # ------------------------------------------------------------------ bytes
 
 
-def pieces(array: Array) -> Iterator[memoryview | bytes]:
+def pieces(array: Array | Later) -> Iterator[memoryview | bytes]:
     """The bytes of an array, row after row and little-endian.
 
     What lies so already is given as it lies; else a piece at a time is put in order, so a
@@ -101,6 +127,10 @@ def pieces(array: Array) -> Iterator[memoryview | bytes]:
     import numpy as np
 
     if array.nbytes == 0:
+        return
+    if isinstance(array, Later):
+        for stretch in array.stretches():
+            yield from pieces(stretch)
         return
     if array.dtype.type.__module__ != "numpy":
         array = array.view(f"u{array.dtype.itemsize}")  # NumPy cannot swap those of others

@@ -353,6 +353,8 @@ def _write_array(archive: Any, name: str, array: Any) -> None:
 
     from numpy.lib import format as npy
 
+    from pystatedict._named import Later, pieces
+
     info = zipfile.ZipInfo(name)  # of 1980, so the same object gives the same bytes
     info.create_system = 3
     info.external_attr = 0o600 << 16
@@ -361,4 +363,10 @@ def _write_array(archive: Any, name: str, array: Any) -> None:
     padding = -before % _ALIGNMENT
     info.extra = _PADDING + padding.to_bytes(2, "little") + b"Z" * padding
     with archive.open(info, "w", force_zip64=wide) as record:
-        npy.write_array(record, array, allow_pickle=False)
+        if isinstance(array, Later):
+            like = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False}
+            npy.write_array_header_1_0(record, {**like, "shape": array.shape})
+            for piece in pieces(array):
+                record.write(piece)
+        else:
+            npy.write_array(record, array, allow_pickle=False)

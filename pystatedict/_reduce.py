@@ -4,7 +4,8 @@ The core asks for what it has no kind of its own.  An answer is
 
 - ``(form, module, name, args, kwargs, items, appends, state)``: a call; unused parts None,
 - ``(module, name)``: a global,
-- ``[other]``: write the other object instead.
+- ``[other]``: write the other object instead,
+- what `_stored.supplied` gives: a tensor whose bytes are fetched when they are written.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pystatedict._dtypes import as_ndarray, compact, torch_dtype
 from pystatedict._errors import UnsupportedError
 from pystatedict._globals import spelled
 from pystatedict._keys import TensorKey, is_array
+from pystatedict._lazy import Computed, LazyTensor
 from pystatedict._marks import MARKS, NDARRAY, PARAMETER, REQUIRES_GRAD, bits_of, mark, mark_of
 from pystatedict._opaque import Opaque, Own
 from pystatedict._reducenumpy import Call, call
 from pystatedict._reducenumpy import reduce as reduce_numpy
 from pystatedict._statedict import StateDict
+from pystatedict._stored import Storages, supplied
 from pystatedict._tensorkinds import (
     NestedTensor,
     QuantizedTensor,
@@ -76,6 +79,8 @@ class Reducer:
         self._keep = keep
         self.legacy = legacy
         self._names: dict[tuple[str, str], Any] = {}
+        self._storages = Storages()
+        self._infos: dict[tuple[int, int, int, int], TensorInfo] = {}
 
     torch_dtype = staticmethod(torch_dtype)
     compact = staticmethod(compact)
@@ -104,6 +109,8 @@ class Reducer:
             return self._type(obj)
         if isinstance(obj, TensorInfo):
             return self._info(obj)
+        if isinstance(obj, LazyTensor):
+            return self._lazy(obj)
         if obj is Ellipsis or obj is NotImplemented:
             return _builtin("Ellipsis" if obj is Ellipsis else "NotImplemented")
         if type(obj).__module__.split(".")[0] in ("numpy", "ml_dtypes") or is_array(obj):
@@ -182,10 +189,26 @@ class Reducer:
         bits = self._bits(info, bits_of(info))
         if info.is_meta:
             return _meta(info, bits)
+        supply = self._storages.of(info)
+        attributes = self._flags[id(info)][1] if id(info) in self._flags else None
+        # What was one object when it was saved is one again.
+        key = (id(info._archive), info._index, bits, id(attributes))
+        first = self._infos.setdefault(key, info)
+        if first is not info:
+            return [first]
+        # Attributes that nobody has told by the tensor's name come with the array.
+        if supply is not None and (attributes is not None or not supply.with_attributes(info)):
+            return supplied(supply, info.dtype, bits, info.shape, info.stride,
+                            info.storage_offset, attributes)  # fmt: skip
         array = info.numpy()
         if id(info) in self._flags and not isinstance(array, TensorObject):
             mark(array, *self._flags[id(info)])
         return [array]
+
+    def _lazy(self, obj: LazyTensor) -> Any:
+        bits, attributes = self._flags.get(id(obj), (0, None))
+        bits = bits if self._keep else 0
+        return supplied(Computed(obj), obj.dtype, bits, obj.shape, obj.stride, 0, attributes)
 
     def _tensor_object(self, obj: TensorObject) -> Any:
         own = (PARAMETER if obj.is_parameter else 0) | (REQUIRES_GRAD if obj.requires_grad else 0)
@@ -420,9 +443,16 @@ def _deque(obj: Any) -> Any:
     return ("reduce", "collections", "deque", args, None, None, tuple(obj), None)
 
 
+def _chunked(info: Any) -> Any:
+    """Put together when it is written, and let go then."""
+    from pystatedict._flat import Flat
+
+    return [LazyTensor(info.shape, info.dtype, Flat(info).read)]
+
+
 # Looked up by name, so that nothing is imported to compare with.
 _WRITERS: dict[str, Any] = {
-    "pystatedict._dcp.ChunkedInfo": lambda o: [o.numpy()],
+    "pystatedict._dcp.ChunkedInfo": _chunked,
     "pystatedict._torchtypes.Size": lambda o: call("torch", "Size", tuple(o)),
     "pystatedict._torchtypes.TorchName": _torch_name,
     "builtins.complex": lambda o: call("__builtin__", "complex", o.real, o.imag),

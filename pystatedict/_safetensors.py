@@ -18,7 +18,9 @@ from pystatedict._printable import printable
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Array = npt.NDArray[Any]
+    from pystatedict._named import Later
+
+    Array = npt.NDArray[Any] | Later
 
 #: torch's names and the format's, in the order in which the reference sorts them.
 _DTYPES = {
@@ -72,7 +74,7 @@ def _typed(obj: Any) -> list[tuple[str, str, Array]]:
                 f"{printable(repr(name), 80)} is an array of dtype {dtype or array.dtype}, which"
                 f" safetensors has not; {_instead(dtype, array)}"
             )
-        if dtype == "float4_e2m1fn_x2" and array.ndim == 0:
+        if dtype == "float4_e2m1fn_x2" and not array.shape:
             raise TypeError(f"{printable(repr(name), 80)} holds two numbers of float4 and no axis")
         if name == _METADATA:
             raise TypeError(f"no tensor of a safetensors file can be named {_METADATA!r}")

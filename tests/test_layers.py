@@ -134,6 +134,8 @@ BINDING = [
     "py_scan.c",
     "py_sink.c",
     "py_source.c",
+    "py_storage.c",
+    "py_supply.c",
     "py_tree.c",
     "py_write.c",
     "py_write_array.c",

@@ -194,11 +194,12 @@ typedef struct {
     psd_dialect dialect; /* ZIP: an archive; STREAM: a legacy stream */
     bool checksum;       /* of an archive; false: CRC fields stay 0 */
     bool big_endian;     /* byte order of the storages' bytes */
+    psd_supply supply;   /* of those that are not at hand, by the storage's number */
 } psd_write_options;
 
 /*
  * Write `root`, whose TENSOR values speak of `model`, whose storages' bytes are
- * bytes[0 .. model->storage_count).  Into a stream go the storages of all dense tensors,
+ * bytes[0 .. model->storage_count); where `data` is NULL they are fetched.  Into a stream go the storages of all dense tensors,
  * so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
  * all is known to be written.
  */

@@ -49,17 +49,18 @@ plan_records(psd_zip_plan *plan, psd_arena *arena, psd_span program, psd_span by
 
 static psd_status
 pour_records(psd_zip_plan *plan, psd_span program, psd_span byteorder, psd_span version,
-             const psd_span *bytes, uint32_t count, psd_sink sink, psd_error *err)
+             const psd_span *bytes, uint32_t count, psd_supply supply, psd_sink sink,
+             psd_error *err)
 {
-    psd_status status = psd_zip_pour(plan, program, sink, err);
+    psd_status status = psd_zip_pour(plan, psd_payload_of(program), sink, err);
     if (status == PSD_OK) {
-        status = psd_zip_pour(plan, byteorder, sink, err);
+        status = psd_zip_pour(plan, psd_payload_of(byteorder), sink, err);
     }
     for (uint32_t i = 0; i < count && status == PSD_OK; i++) {
-        status = psd_zip_pour(plan, bytes[i], sink, err);
+        status = psd_zip_pour(plan, (psd_payload){bytes[i], supply, i}, sink, err);
     }
     if (status == PSD_OK) {
-        status = psd_zip_pour(plan, version, sink, err);
+        status = psd_zip_pour(plan, psd_payload_of(version), sink, err);
     }
     return status == PSD_OK ? psd_zip_pour_end(plan, sink, err) : status;
 }
@@ -78,8 +79,8 @@ write_zip(psd_arena *arena, psd_span program, const psd_model *model,
     psd_status status =
         plan_records(&plan, arena, program, byteorder, version, bytes, count, err);
     if (status == PSD_OK) {
-        status =
-            pour_records(&plan, program, byteorder, version, bytes, count, sink, err);
+        status = pour_records(&plan, program, byteorder, version, bytes, count,
+                              options->supply, sink, err);
     }
     psd_zip_plan_clear(&plan);
     return status;
@@ -123,7 +124,7 @@ write_stream(psd_arena *arena, psd_span program, const psd_model *model,
         }
         storages[listed++] = (psd_stream_storage){
             .key = key,
-            .bytes = bytes[i],
+            .payload = {bytes[i], options->supply, i},
             .numel = bytes[i].size / row->size,
             .swap_unit = options->big_endian ? row->swap_unit : 1,
         };

@@ -97,4 +97,43 @@ typedef struct {
     void *ctx;
 } psd_sink;
 
+/*
+ * Bytes that are not at hand before they are to be written: numbered, and fetched piece by
+ * piece, each of them once and in order.  fetch() tells where `size` of them lie from
+ * `offset` on, which holds until the next call; or false when it failed; the host then
+ * knows why.
+ */
+typedef struct {
+    bool (*fetch)(void *ctx, uint32_t number, uint64_t offset, size_t size,
+                  const uint8_t **bytes);
+    void *ctx;
+} psd_supply;
+
+/* Bytes at hand, or, where `data` is NULL and there are any, number `number` of a supply. */
+typedef struct {
+    psd_span bytes;
+    psd_supply supply;
+    uint32_t number;
+} psd_payload;
+
+static inline psd_payload
+psd_payload_of(psd_span bytes)
+{
+    return (psd_payload){.bytes = bytes};
+}
+
+/* `size` bytes of a payload from `offset` on; NULL when they could not be fetched. */
+static inline const uint8_t *
+psd_payload_piece(const psd_payload *payload, size_t offset, size_t size)
+{
+    const uint8_t *bytes = NULL;
+    if (payload->bytes.data != NULL) {
+        return payload->bytes.data + offset;
+    }
+    bool fetched = payload->supply.fetch != NULL &&
+                   payload->supply.fetch(payload->supply.ctx, payload->number, offset,
+                                         size, &bytes);
+    return fetched ? bytes : NULL;
+}
+
 #endif

@@ -57,7 +57,7 @@ PSD_CHECKED psd_status psd_stream_next(const psd_input *input, psd_span key,
 /* A storage on its way out. */
 typedef struct {
     psd_span key;
-    psd_span bytes;
+    psd_payload payload;
     uint64_t numel;
     uint8_t swap_unit; /* of bytes in the other byte order: how many swap together */
 } psd_stream_storage;
@@ -66,7 +66,7 @@ typedef struct {
  * Pour a stream whose object is `program`, and whose storages stand in this order.  The
  * pickles around it are made before the first byte leaves; then it goes forward only.
  *
- *   PSD_SINK, PSD_NO_MEMORY
+ *   PSD_SINK, PSD_INPUT, PSD_NO_MEMORY
  */
 PSD_CHECKED psd_status psd_stream_write(psd_alloc alloc, psd_span program,
                                         const psd_stream_storage *storages,

@@ -68,17 +68,36 @@ pour_swapped(psd_sink sink, psd_span bytes, size_t unit, psd_error *err)
     return status;
 }
 
+/* Bytes that are fetched at a time; a multiple of every unit, too. */
+#define FETCHED ((size_t)512 << 10)
+
+static psd_status
+pour_elements(psd_sink sink, const psd_stream_storage *s, psd_error *err)
+{
+    size_t all = s->payload.bytes.size;
+    size_t most = s->payload.bytes.data == NULL ? FETCHED : all;
+    psd_status status = PSD_OK;
+    for (size_t done = 0; done < all && status == PSD_OK;) {
+        size_t size = all - done < most ? all - done : most;
+        psd_span piece = {psd_payload_piece(&s->payload, done, size), size};
+        if (piece.data == NULL) {
+            return psd_fail(err, PSD_INPUT, PSD_NOWHERE,
+                            "bytes that are to be written could not be fetched");
+        }
+        status = s->swap_unit > 1 ? pour_swapped(sink, piece, s->swap_unit, err)
+                                  : pour(sink, piece, err);
+        done += size;
+    }
+    return status;
+}
+
 static psd_status
 pour_storage(psd_sink sink, const psd_stream_storage *s, psd_error *err)
 {
     uint8_t count[8];
     psd_store_le64(count, s->numel);
     psd_status status = pour(sink, (psd_span){count, sizeof count}, err);
-    if (status != PSD_OK) {
-        return status;
-    }
-    return s->swap_unit > 1 ? pour_swapped(sink, s->bytes, s->swap_unit, err)
-                            : pour(sink, s->bytes, err);
+    return status == PSD_OK ? pour_elements(sink, s, err) : status;
 }
 
 psd_status

@@ -140,8 +140,8 @@ PSD_CHECKED psd_status psd_zip_plan_close(psd_zip_plan *plan, psd_error *err);
  * data descriptor.  The CRC is computed piece by piece on the way, while the
  * bytes are in the cache.
  */
-PSD_CHECKED psd_status psd_zip_pour(psd_zip_plan *plan, psd_span payload, psd_sink sink,
-                                    psd_error *err);
+PSD_CHECKED psd_status psd_zip_pour(psd_zip_plan *plan, psd_payload payload,
+                                    psd_sink sink, psd_error *err);
 
 /* After the last record: directory, zip64 end record where needed, end record. */
 PSD_CHECKED psd_status psd_zip_pour_end(psd_zip_plan *plan, psd_sink sink,

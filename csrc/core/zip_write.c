@@ -246,24 +246,29 @@ pour_descriptor(const psd_zip_plan_entry *entry, psd_sink sink, psd_error *err)
 }
 
 psd_status
-psd_zip_pour(psd_zip_plan *plan, psd_span payload, psd_sink sink, psd_error *err)
+psd_zip_pour(psd_zip_plan *plan, psd_payload payload, psd_sink sink, psd_error *err)
 {
     if (plan->total_size == 0 || plan->next >= plan->count) {
         return psd_fail(err, PSD_ARGUMENT, PSD_NOWHERE,
                         "no record of a closed plan is left to be poured");
     }
     psd_zip_plan_entry *entry = &plan->entries[plan->next];
-    if (payload.size != entry->size) {
+    if (payload.bytes.size != entry->size) {
         psd_fail(err, PSD_ARGUMENT, entry->data_offset,
                  "a record is not of the size that was planned");
         psd_fail_entry(err, entry->name);
-        return psd_fail_numbers(err, payload.size, entry->size);
+        return psd_fail_numbers(err, payload.bytes.size, entry->size);
     }
     entry->crc32 = 0;
     psd_status status = pour_header(entry, sink, err);
-    for (size_t done = 0; status == PSD_OK && done < payload.size;) {
-        const uint8_t *piece = payload.data + done;
-        size_t size = payload.size - done < PIECE ? payload.size - done : PIECE;
+    for (size_t done = 0, all = payload.bytes.size; status == PSD_OK && done < all;) {
+        size_t size = all - done < PIECE ? all - done : PIECE;
+        const uint8_t *piece = psd_payload_piece(&payload, done, size);
+        if (piece == NULL) {
+            status = psd_fail(err, PSD_INPUT, PSD_NOWHERE,
+                              "bytes that are to be written could not be fetched");
+            break;
+        }
         if (plan->checksum) {
             entry->crc32 = psd_crc32(entry->crc32, piece, size);
         }

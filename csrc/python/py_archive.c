@@ -1020,6 +1020,9 @@ static PyMethodDef archive_methods[] = {
     {"storage_crc32", archive_storage_crc32, METH_VARARGS,
      PyDoc_STR("storage_crc32($self, storage, /)\n--\n\n"
                "The CRC-32 of a storage's bytes, by number: stated or computed.")},
+    {"read_storage", py_read_storage, METH_VARARGS,
+     PyDoc_STR("read_storage($self, storage, offset, size, /)\n--\n\n"
+               "So many bytes of a storage as they stand in the file, as a Source.")},
     {"storage_records", archive_storage_records, METH_NOARGS,
      PyDoc_STR("storage_records($self, /)\n--\n\n"
                "The record of each storage by number, None where there is none.")},

@@ -124,8 +124,8 @@ numpy_dtype(py_arrays *arrays, psd_dtype dtype)
 
 /* ---------------------------------------------------------------- storages */
 
-static bool
-host_is_big_endian(void)
+bool
+py_host_is_big_endian(void)
 {
     const uint16_t one = 1;
     uint8_t first;
@@ -290,7 +290,7 @@ find_bytes(py_arrays *arrays, uint32_t storage, const psd_tensor *t, py_base *ba
         return false;
     }
     bool as_archive = archive->core.big_endian && s->place != PSD_PLACE_MEMORY;
-    if ((as_archive || s->big_endian) != host_is_big_endian()) {
+    if ((as_archive || s->big_endian) != py_host_is_big_endian()) {
         base->unit = swap_unit(s, t);
     }
     bool swaps = base->unit > 1, done;

@@ -297,6 +297,38 @@ info_storage_index(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLong(storage);
 }
 
+/* Are the bytes of the file the tensor's own, and no other words said of it? */
+static bool
+is_as_stored(PyObject *self)
+{
+    const psd_archive *a = &((py_info *)self)->archive->core;
+    const psd_tensor *t = tensor_of(self);
+    const psd_storage *s = storage_of(self);
+    const unsigned other = PSD_TENSOR_CONJ | PSD_TENSOR_NEG | PSD_TENSOR_META |
+                           PSD_TENSOR_STORAGE | PSD_TENSOR_LOST;
+    if (!is_dense(self) || t->more.quantizer != NULL || t->type != 0 ||
+        (t->flags & other) != 0 || s == NULL) {
+        return false;
+    }
+    bool as_archive = a->big_endian && s->place != PSD_PLACE_MEMORY;
+    return dtype_of(self)->size == 1 ||
+           (as_archive || s->big_endian) == py_host_is_big_endian();
+}
+
+/* (number of the storage, its bytes, whether the tensor has Python attributes) where its
+ * bytes in the file are those of an array; else None. */
+static PyObject *
+info_stored(PyObject *self, void *Py_UNUSED(closure))
+{
+    if (!is_as_stored(self)) {
+        Py_RETURN_NONE;
+    }
+    const psd_tensor *t = tensor_of(self);
+    return Py_BuildValue("(kKO)", (unsigned long)t->storage,
+                         (unsigned long long)storage_of(self)->size,
+                         t->state != 0 ? Py_True : Py_False);
+}
+
 /* ---------------------------------------------------------------- arrays */
 
 PyObject *
@@ -430,6 +462,7 @@ static PyGetSetDef info_getset[] = {
     {"_index", info_index, NULL, NULL, NULL},
     {"_is_lost", info_is_lost, NULL, NULL, NULL},
     {"_storage_index", info_storage_index, NULL, NULL, NULL},
+    {"_stored", info_stored, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -134,6 +134,11 @@ PyObject *py_archive_hold(py_archive *archive, py_input *input);
 /* Options whose inflater uses `gil` for its thread state. */
 psd_options py_options(py_state *state, const psd_limits *limits, py_gil *gil);
 
+/* ----------------------------------------------------------------- py_storage.c */
+
+/* The method Archive.read_storage. */
+PyObject *py_read_storage(PyObject *object, PyObject *args);
+
 /* ---------------------------------------------------------------- py_describe.c */
 
 /* The method Archive.describe. */
@@ -288,6 +293,8 @@ typedef struct {
  * Never imports NumPy: where it is not imported, there are no arrays. */
 int py_array_look(PyObject *object, py_array_view *view);
 
+bool py_host_is_big_endian(void);
+
 /* The array's dtype object, a new reference. */
 PyObject *py_array_dtype(PyObject *array);
 
@@ -306,6 +313,7 @@ typedef struct {
     const psd_span *storages;
     uint32_t storage_count, next; /* the storage that comes next */
     psd_span current;             /* the one that is being poured */
+    PyObject *fetched;            /* a Source of what a supply gave last, or NULL */
     PyObject *room;               /* a Source over `gathered` */
     PyThreadState *thread;
     uint8_t *gathered;

@@ -34,6 +34,7 @@ void
 py_sink_clear(py_sink *sink)
 {
     Py_CLEAR(sink->room);
+    Py_CLEAR(sink->fetched);
 }
 
 /* What write() said it took of `size` bytes; 0 with an exception set.  Raw files
@@ -135,6 +136,18 @@ is_of_storage(py_sink *sink, const uint8_t *data, size_t size)
            psd_fits((uintptr_t)data - low, size, sink->current.size);
 }
 
+/* Is the piece of what was fetched last? */
+static bool
+is_fetched(const py_sink *sink, const uint8_t *data, size_t size)
+{
+    if (sink->fetched == NULL) {
+        return false;
+    }
+    psd_span all = py_source_span(sink->fetched);
+    return (uintptr_t)data >= (uintptr_t)all.data &&
+           psd_fits((uintptr_t)data - (uintptr_t)all.data, size, all.size);
+}
+
 static bool
 gather(py_sink *sink, const uint8_t *data, size_t size)
 {
@@ -156,6 +169,9 @@ static bool
 pour(void *ctx, const uint8_t *data, size_t size)
 {
     py_sink *sink = ctx;
+    if (size >= GATHER / 2 && is_fetched(sink, data, size)) {
+        return py_sink_flush(sink) && write_with_gil(sink, sink->fetched, data, size);
+    }
     if (is_of_storage(sink, data, size) && size >= GATHER / 2) {
         return py_sink_flush(sink) && write_with_gil(sink, sink->owner, data, size);
     }

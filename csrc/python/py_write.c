@@ -444,6 +444,9 @@ write_other(py_writer *w, PyObject *object, psd_ref *slot)
     else if (form != NULL && PyTuple_CheckExact(form) && PyTuple_Size(form) == 12) {
         done = py_keep(w, form) && py_write_quantized(w, object, form, slot);
     }
+    else if (form != NULL && PyTuple_CheckExact(form) && PyTuple_Size(form) == 9) {
+        done = py_keep(w, form) && py_write_supplied(w, object, form, slot);
+    }
     else if (form != NULL && !w->instead && PyList_CheckExact(form) &&
              PyList_Size(form) == 1) {
         /* At once, not later: whoever meets the object again finds it.  Only once:
@@ -539,9 +542,10 @@ writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
     w->globals = PyDict_New();
     w->dtypes = PyDict_New();
     w->kept = PyList_New(0);
+    w->supplies = PyList_New(0);
     w->marks = PyObject_GetAttrString(values, "marks");
     return w->marks != NULL && w->globals != NULL && w->dtypes != NULL &&
-           w->kept != NULL;
+           w->kept != NULL && w->supplies != NULL;
 }
 
 static void
@@ -550,14 +554,17 @@ writer_clear(py_writer *w)
     free(w->tasks);
     py_free_zeros(w->extents, w->extent_capacity * sizeof *w->extents);
     py_free_zeros(w->bytes, w->model.storage_capacity * sizeof *w->bytes);
+    py_free_zeros(w->supplied, w->model.storage_capacity * sizeof *w->supplied);
     psd_model_clear(&w->model);
     psd_pool_clear(&w->pool);
     psd_arena_clear(&w->arena);
     py_memo_clear(&w->memo);
+    py_memo_clear(&w->supply_memo);
     py_texts_clear(&w->texts);
     Py_XDECREF(w->globals);
     Py_XDECREF(w->dtypes);
     Py_XDECREF(w->kept);
+    Py_XDECREF(w->supplies);
     Py_XDECREF(w->marks);
 }
 
@@ -576,6 +583,10 @@ pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum
     };
     py_sink sink;
     psd_error err;
+    py_supplier supplier = {w, &sink};
+    if (w->supplied != NULL) {
+        options.supply = py_supply_face(&supplier);
+    }
     if (!py_sink_init(&sink, state, write, w->kept, w->bytes, w->model.storage_count)) {
         return NULL;
     }

@@ -147,9 +147,6 @@ told_of(py_writer *w, PyObject *array)
     return told;
 }
 
-/* Bits of a mark that are the core's flags of a tensor that is written. */
-#define WRITTEN_FLAGS \
-    (PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD | PSD_TENSOR_STORAGE)
 /* The one that is not: a NumPy array in the pickle, whatever torch calls its dtype. */
 #define NDARRAY_MARK (1u << 7)
 
@@ -166,6 +163,21 @@ is_marked_ndarray(py_writer *w, PyObject *array)
     return PyErr_Occurred() != NULL ? -1 : (bits & NDARRAY_MARK) != 0;
 }
 
+bool
+py_tensor_state(py_writer *w, PyObject *state)
+{
+    if (state == Py_None) {
+        return true;
+    }
+    struct py_pending *pending = psd_arena_take(&w->arena, sizeof *pending);
+    if (pending == NULL) {
+        return py_no_memory();
+    }
+    *pending = (struct py_pending){0, w->model.tensor_count, w->states};
+    w->states = pending;
+    return py_keep(w, state) && py_put(w, state, &pending->ref);
+}
+
 static bool
 fill_flags(py_writer *w, PyObject *array, psd_tensor *t)
 {
@@ -176,24 +188,15 @@ fill_flags(py_writer *w, PyObject *array, psd_tensor *t)
     unsigned long bits = PyLong_AsUnsignedLong(PyTuple_GetItem(told, 0));
     PyObject *state = PyTuple_GetItem(told, 1);
     bool done = state != NULL && PyErr_Occurred() == NULL;
-    t->flags = (uint8_t)(bits & WRITTEN_FLAGS & ~w->left_out);
-    if (done && state != Py_None) {
-        struct py_pending *pending = psd_arena_take(&w->arena, sizeof *pending);
-        done = pending != NULL || py_no_memory();
-        if (done) {
-            *pending = (struct py_pending){0, w->model.tensor_count, w->states};
-            w->states = pending;
-            done = py_keep(w, state) && py_put(w, state, &pending->ref);
-        }
-    }
+    t->flags = (uint8_t)(bits & PY_WRITTEN_FLAGS & ~w->left_out);
+    done = done && py_tensor_state(w, state);
     Py_DECREF(told);
     return done;
 }
 
-/* A tensor of the model over the bytes of `view`; *slot gets its number. */
-static bool
-enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
-      psd_ref *slot)
+bool
+py_enter_tensor(py_writer *w, PyObject *object, py_extent extent, psd_tensor t,
+                psd_ref *slot)
 {
     psd_model *m = &w->model;
     if (!psd_grow(m->alloc, (void **)&m->tensors, &m->tensor_capacity,
@@ -202,10 +205,8 @@ enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
                   (uint64_t)m->tensor_count + 1, sizeof *w->extents)) {
         return py_no_memory();
     }
-    size_t reach = 0;
-    const uint8_t *low = reach_of(view, &reach) ? view->data : NULL;
-    w->extents[m->tensor_count] =
-        (py_extent){low, low == NULL ? NULL : low + reach, m->tensor_count};
+    extent.tensor = m->tensor_count;
+    w->extents[m->tensor_count] = extent;
     m->tensors[m->tensor_count] = t;
     /* A placeholder of the right kind; numbers of tensors are never memoized by value. */
     psd_ref ref = psd_new_none(&w->pool);
@@ -216,6 +217,20 @@ enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
     value->kind = PSD_KIND_TENSOR;
     value->as.index = m->tensor_count++;
     return true;
+}
+
+/* A tensor of the model over the bytes of `view`; *slot gets its number. */
+static bool
+enter(py_writer *w, PyObject *object, const py_array_view *view, psd_tensor t,
+      psd_ref *slot)
+{
+    py_extent extent = {NULL, NULL, 0, 0};
+    size_t reach = 0;
+    if (reach_of(view, &reach)) {
+        extent.low = view->data;
+        extent.high = view->data + reach;
+    }
+    return py_enter_tensor(w, object, extent, t, slot);
 }
 
 static bool
@@ -246,25 +261,25 @@ numbers_of(PyObject *tuple, Py_ssize_t count, int64_t *numbers)
     return true;
 }
 
+bool
+py_tensor_geometry(py_writer *w, PyObject *shape, PyObject *stride, psd_tensor *t)
+{
+    int64_t numbers[2 * RANK_MOST];
+    Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : -1;
+    if (rank < 0 || rank > RANK_MOST) {
+        PyErr_SetString(PyExc_TypeError, "a shape is a tuple of at most 64 numbers");
+        return false;
+    }
+    return numbers_of(shape, rank, numbers) &&
+           numbers_of(stride, rank, numbers + rank) &&
+           keep_geometry(w, numbers, (size_t)rank, t);
+}
+
 /* Shape, stride and offset as told, of elements of which a byte holds several. */
 static bool
 packed_geometry(py_writer *w, PyObject *shape, PyObject *stride, psd_tensor *t)
 {
-    Py_ssize_t rank = PyTuple_Check(shape) ? PyTuple_Size(shape) : -1;
-    if (rank < 0 || rank > RANK_MOST) {
-        PyErr_SetString(PyExc_TypeError, "the shape of a packed tensor is no tuple");
-        return false;
-    }
-    int64_t *numbers =
-        psd_arena_take_array(&w->arena, 2 * (size_t)rank, sizeof *numbers);
-    if (numbers == NULL) {
-        return py_no_memory();
-    }
-    t->rank = (uint8_t)rank;
-    t->shape = numbers;
-    t->strides = numbers + rank;
-    if (!numbers_of(shape, rank, numbers) ||
-        !numbers_of(stride, rank, numbers + rank)) {
+    if (!py_tensor_geometry(w, shape, stride, t)) {
         return false;
     }
     const char *fault = psd_window_count(t, 1);
@@ -395,6 +410,9 @@ py_write_array(py_writer *w, PyObject *object, psd_ref *slot)
 static bool
 is_before(const py_extent *a, const py_extent *b)
 {
+    if (a->supply != b->supply) {
+        return a->supply < b->supply;
+    }
     return a->low != b->low ? (uintptr_t)a->low < (uintptr_t)b->low
                             : a->tensor < b->tensor;
 }
@@ -457,6 +475,7 @@ sort_extents(py_extent *extents, size_t count)
 /* A storage found by address; storages are numbered by first use later. */
 typedef struct {
     const uint8_t *low, *high;
+    uint32_t supply;
     uint32_t number; /* + 1, or 0: not numbered yet */
     uint8_t dtype;
     bool mixed;
@@ -495,10 +514,14 @@ find_groups(py_writer *w, group *groups, uint32_t *group_of)
     /* By the remainder of their start; + 1.  Quantized ones apart: only its storage
      * tells what such a tensor is of. */
     uint32_t opened[2][LARGEST_ITEM] = {{0}};
-    uint32_t count = 0;
+    uint32_t count = 0, supply = 0;
     for (uint32_t i = 0; i < w->model.tensor_count; i++) {
         const py_extent *e = &w->extents[i];
         const psd_tensor *t = &w->model.tensors[e->tensor];
+        if (e->supply != supply) {
+            memset(opened, 0, sizeof opened);
+            supply = e->supply;
+        }
         size_t itemsize = psd_dtype_row((psd_dtype)t->dtype)->size;
         uint32_t *open = opened[t->more.quantizer != NULL];
         group *g = e->low == NULL ? NULL : open_group(groups, open, e, itemsize);
@@ -507,7 +530,7 @@ find_groups(py_writer *w, group *groups, uint32_t *group_of)
         }
         if (g == NULL) {
             g = &groups[count++];
-            *g = (group){e->low, e->high, 0, t->dtype, false};
+            *g = (group){e->low, e->high, e->supply, 0, t->dtype, false};
             if (e->low != NULL) {
                 open[(uintptr_t)e->low % LARGEST_ITEM] = count;
             }
@@ -528,7 +551,11 @@ number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t 
     m->storages = py_take_zeros(count * sizeof *m->storages);
     w->bytes = py_take_zeros(count * sizeof *w->bytes);
     m->storage_capacity = count;
-    if (m->storages == NULL || w->bytes == NULL) {
+    if (w->supply_memo.count > 0) {
+        w->supplied = py_take_zeros(count * sizeof *w->supplied);
+    }
+    if (m->storages == NULL || w->bytes == NULL ||
+        (w->supply_memo.count > 0 && w->supplied == NULL)) {
         return py_no_memory();
     }
     /* In the order of the tensors, which is that of the object. */
@@ -538,7 +565,13 @@ number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t 
         size_t size = g->low == NULL ? 0 : (size_t)(g->high - g->low);
         if (g->number == 0) {
             psd_storage *s = &m->storages[m->storage_count];
-            w->bytes[m->storage_count++] = (psd_span){g->low, size};
+            if (g->supply != 0 && size > 0) {
+                py_supply_base(w, m->storage_count, g->supply, g->low);
+                w->bytes[m->storage_count++] = (psd_span){NULL, size};
+            }
+            else {
+                w->bytes[m->storage_count++] = (psd_span){g->low, size};
+            }
             g->number = m->storage_count;
             s->dtype = g->dtype;
             s->size = size;

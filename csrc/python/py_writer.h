@@ -19,7 +19,15 @@ typedef struct {
 typedef struct {
     const uint8_t *low, *high; /* the bytes it reaches, [low, high) */
     uint32_t tensor;
+    uint32_t
+        supply; /* of what has no bytes yet: whose, + 1; low and high are offsets */
 } py_extent;
+
+/* Where the bytes of a storage are fetched from. */
+typedef struct {
+    uint32_t supply; /* 0: they are at hand */
+    uint64_t start;
+} py_supplied;
 
 /* Numbers by the address of an object that the writer keeps alive. */
 typedef struct {
@@ -62,7 +70,10 @@ typedef struct {
     psd_model model;
     py_extent *extents; /* by tensor, then sorted by address */
     uint32_t extent_capacity;
-    psd_span *bytes; /* by storage */
+    psd_span *bytes;       /* by storage; NULL where they are fetched */
+    PyObject *supplies;    /* a list of what has read(offset, size) */
+    py_memo supply_memo;   /* their numbers + 1 */
+    py_supplied *supplied; /* by storage; NULL where there are no supplies */
     struct py_pending *states;
     py_task *tasks;
     uint32_t task_count, task_capacity;
@@ -114,6 +125,41 @@ int py_write_array(py_writer *w, PyObject *object, psd_ref *slot);
  * points; axis).
  */
 bool py_write_quantized(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot);
+
+/* Bits of a mark that are the core's flags of a tensor that is written. */
+#define PY_WRITTEN_FLAGS \
+    (PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD | PSD_TENSOR_STORAGE)
+
+/* Enter a tensor of the model; *slot gets its number. */
+bool py_enter_tensor(py_writer *w, PyObject *object, py_extent extent, psd_tensor t,
+                     psd_ref *slot);
+
+/* Its shape and strides, from tuples of numbers; a ValueError where they are no geometry. */
+bool py_tensor_geometry(py_writer *w, PyObject *shape, PyObject *stride, psd_tensor *t);
+
+/* The Python attributes of the tensor that is entered next, or None. */
+bool py_tensor_state(py_writer *w, PyObject *state);
+
+/* ------------------------------------------------------------------ py_supply.c */
+
+/*
+ * Write a tensor whose bytes are fetched later, as the Python side tells of it, which the
+ * writer keeps: (supply, bytes of the storage, torch's dtype, flags, shape, stride, offset,
+ * attributes or None, "supplied").
+ */
+bool py_write_supplied(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot);
+
+/* Note that a storage begins at `low` of a supply. */
+void py_supply_base(py_writer *w, uint32_t storage, uint32_t supply,
+                    const uint8_t *low);
+
+/* What fetches, while `sink` pours. */
+typedef struct {
+    const py_writer *writer;
+    py_sink *sink;
+} py_supplier;
+
+psd_supply py_supply_face(py_supplier *supplier);
 
 /* Give every tensor its storage and offset, once all arrays are known. */
 bool py_find_storages(py_writer *w);

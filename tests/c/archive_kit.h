@@ -87,7 +87,7 @@ static inline void
 open_bytes(opening *o, psd_span bytes)
 {
     psd_limits limits = psd_default_limits();
-    open_input(o, (psd_input){bytes.data, bytes.size, NULL, NULL}, &limits, 0);
+    open_input(o, (psd_input){.data = bytes.data, .size = bytes.size}, &limits, 0);
 }
 
 static inline void

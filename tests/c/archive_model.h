@@ -47,7 +47,7 @@ read_remote(void *ctx, uint64_t offset, size_t size, uint8_t *into)
 static inline psd_input
 over_remote(remote *r)
 {
-    return (psd_input){NULL, r->file.size, read_remote, r};
+    return (psd_input){.size = r->file.size, .read = read_remote, .ctx = r};
 }
 
 /* ---------------------------------------------------------------- the model */

@@ -12,7 +12,7 @@
 static inline psd_input
 over_map(psd_span file)
 {
-    return (psd_input){file.data, file.size, NULL, NULL};
+    return (psd_input){.data = file.data, .size = file.size};
 }
 
 /* Open and run; the status is told in words, and what opened keeps its promises. */
@@ -116,7 +116,8 @@ sweep_lies(psd_span file, psd_open_mode mode)
     for (uint32_t seed = 0; seed < 500; seed++) {
         liar l = {file, seed, seed % 20};
         psd_error err;
-        (void)sweep_one((psd_input){NULL, file.size, read_lies, &l}, mode, 0, &err);
+        (void)sweep_one((psd_input){.size = file.size, .read = read_lies, .ctx = &l},
+                        mode, 0, &err);
     }
 }
 

@@ -196,7 +196,7 @@ test_storages_that_inflate_to_very_much(void)
         psd_limits limits = psd_default_limits();
         opening o;
         limits.inflation = rows[i].inflation;
-        open_input(&o, (psd_input){bytes.data, bytes.size, NULL, NULL}, &limits, 0);
+        open_input(&o, (psd_input){.data = bytes.data, .size = bytes.size}, &limits, 0);
         run_archive(&o);
         if (rows[i].refused) {
             CHECK(says(&o, PSD_LIMIT,
@@ -339,7 +339,7 @@ test_verifying_from_afar(void)
     small_records(records);
     trial t;
     try_records(&t, records, SMALL_COUNT, true);
-    psd_input afar = {NULL, t.o.input.size, read_bytes, t.bytes.data};
+    psd_input afar = {.size = t.o.input.size, .read = read_bytes, .ctx = t.bytes.data};
     const psd_zip_entry *entry = psd_archive_storage_entry(&t.o.archive, 1);
     bool checked;
     CHECK(psd_archive_verify(&t.o.archive, &afar, entry, &checked, &t.o.err) == PSD_OK);
@@ -646,7 +646,7 @@ try_pickle(trial *t, kit_record *records, size_t count, psd_span name)
     t->bytes = check_guard(a.bytes.data, a.bytes.size);
     psd_buffer_clear(&a.bytes);
     memset(&t->o, 0, sizeof t->o);
-    t->o.input = (psd_input){t->bytes.data, t->bytes.size, NULL, NULL};
+    t->o.input = (psd_input){.data = t->bytes.data, .size = t->bytes.size};
     psd_options options = {
         .alloc = check_alloc(&t->o.heap),
         .limits = psd_default_limits(),
@@ -831,14 +831,14 @@ test_a_pickle_beyond_the_limit(void)
     psd_limits limits = psd_default_limits();
     limits.pickle_size = records[0].data.size - 1;
     opening o;
-    open_input(&o, (psd_input){a.bytes.data, a.bytes.size, NULL, NULL}, &limits, 0);
+    open_input(&o, (psd_input){.data = a.bytes.data, .size = a.bytes.size}, &limits, 0);
     CHECK(says(&o, PSD_LIMIT, "a record is larger than the limit"));
     CHECK(ABOUT_ENTRY(&o, "m/data.pkl"));
     CHECK_UINT(o.err.found, records[0].data.size);
     CHECK_UINT(o.err.expected, limits.pickle_size);
     close_archive(&o);
     limits.pickle_size++;
-    open_input(&o, (psd_input){a.bytes.data, a.bytes.size, NULL, NULL}, &limits, 0);
+    open_input(&o, (psd_input){.data = a.bytes.data, .size = a.bytes.size}, &limits, 0);
     run_archive(&o);
     CHECK(o.status == PSD_OK);
     close_archive(&o);

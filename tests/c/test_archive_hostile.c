@@ -149,7 +149,7 @@ test_every_failing_request(void)
     psd_status status;
     do {
         opening o;
-        open_input(&o, (psd_input){file.data, file.size, NULL, NULL}, &limits, ++n);
+        open_input(&o, (psd_input){.data = file.data, .size = file.size}, &limits, ++n);
         run_archive(&o);
         status = o.status;
         CHECK(status == PSD_OK || status == PSD_NO_MEMORY);
@@ -217,7 +217,8 @@ test_a_source_that_changes(void)
     for (uint32_t seed = 0; seed < 500; seed++) {
         liar l = {psd_buffer_span(&file), seed, seed % 20};
         opening o;
-        open_input(&o, (psd_input){NULL, file.size, read_lies, &l}, &limits, 0);
+        open_input(&o, (psd_input){.size = file.size, .read = read_lies, .ctx = &l},
+                   &limits, 0);
         (void)explore(&o);
         close_archive(&o);
     }

@@ -29,7 +29,7 @@ open_salvaging(opening *o, psd_input input, unsigned long fail_at)
 static void
 salvage(opening *o, psd_span bytes)
 {
-    open_salvaging(o, (psd_input){bytes.data, bytes.size, NULL, NULL}, 0);
+    open_salvaging(o, (psd_input){.data = bytes.data, .size = bytes.size}, 0);
 }
 
 static bool
@@ -135,7 +135,7 @@ test_without_memory(void)
         size_t end = cut == 0 ? a.bytes.size : end_of(&records[2]);
         do {
             opening o;
-            open_salvaging(&o, (psd_input){a.bytes.data, end, NULL, NULL}, ++n);
+            open_salvaging(&o, (psd_input){.data = a.bytes.data, .size = end}, ++n);
             status = o.status;
             CHECK(status == PSD_OK || status == PSD_NO_MEMORY);
             close_archive(&o);

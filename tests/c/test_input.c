@@ -27,7 +27,7 @@ read_remote(void *ctx, uint64_t offset, size_t size, uint8_t *into)
 static psd_input
 over(remote *r)
 {
-    return (psd_input){NULL, r->size, read_remote, r};
+    return (psd_input){.size = r->size, .read = read_remote, .ctx = r};
 }
 
 static const uint8_t bytes[10] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
@@ -41,7 +41,7 @@ test_a_view_of_memory_is_borrowed(void)
     psd_arena arena;
     psd_arena_init(&arena, check_alloc(&heap));
     check_guarded g = check_guard(bytes, sizeof bytes);
-    psd_input input = {g.data, g.size, NULL, NULL};
+    psd_input input = {.data = g.data, .size = g.size};
     psd_span span;
     psd_error err;
     for (uint64_t offset = 0; offset <= 10; offset++) {
@@ -60,7 +60,7 @@ static void
 test_a_copy_of_memory(void)
 {
     check_guarded g = check_guard(bytes, sizeof bytes);
-    psd_input input = {g.data, g.size, NULL, NULL};
+    psd_input input = {.data = g.data, .size = g.size};
     psd_error err;
     for (uint64_t offset = 0; offset <= 10; offset++) {
         for (size_t size = 0; size <= 10 - offset; size++) {
@@ -181,7 +181,7 @@ test_ranges_past_the_end(void)
 {
     check_guarded g = check_guard(bytes, sizeof bytes);
     remote r = {.data = bytes, .size = sizeof bytes};
-    const psd_input inputs[] = {{g.data, g.size, NULL, NULL}, over(&r)};
+    const psd_input inputs[] = {{.data = g.data, .size = g.size}, over(&r)};
     for (size_t i = 0; i < 2; i++) {
         check_refused(&inputs[i], 0, 11, 10);
         check_refused(&inputs[i], 10, 1, 0);
@@ -224,7 +224,8 @@ test_a_map_with_its_file(void)
     psd_arena arena;
     psd_arena_init(&arena, check_alloc(&heap));
     remote r = {bytes, sizeof bytes, 0, 0, 0, 0};
-    psd_input input = {bytes, sizeof bytes, read_remote, &r};
+    psd_input input = {
+        .data = bytes, .size = sizeof bytes, .read = read_remote, .ctx = &r};
     psd_span span;
     psd_error err;
     uint8_t into[4];
@@ -245,11 +246,12 @@ static void
 test_inputs_for_pieces(void)
 {
     remote r = {bytes, sizeof bytes, 0, 0, 0, 0};
-    psd_input both = {bytes, (uint64_t)1 << 20, read_remote, &r};
+    psd_input both = {
+        .data = bytes, .size = (uint64_t)1 << 20, .read = read_remote, .ctx = &r};
     CHECK(psd_input_for_pieces(&both, 16).read == read_remote);
     CHECK(psd_input_for_pieces(&both, 17).read == NULL);
     CHECK(psd_input_for_pieces(&both, 17).data == bytes);
-    psd_input remote_only = over(&r), map_only = {bytes, sizeof bytes, NULL, NULL};
+    psd_input remote_only = over(&r), map_only = {.data = bytes, .size = sizeof bytes};
     CHECK(psd_input_for_pieces(&remote_only, 1000).read == read_remote);
     CHECK(psd_input_for_pieces(&map_only, 1000).data == bytes);
     CHECK(psd_input_for_pieces(&map_only, 0).read == NULL);

@@ -185,7 +185,7 @@ check_fetch(psd_span file, uint64_t offset, uint64_t end, size_t expected)
 {
     check_guarded g = check_guard(file.data, file.size);
     remote far = {.file = {g.data, g.size}};
-    const psd_input inputs[] = {{g.data, g.size, NULL, NULL}, over_remote(&far)};
+    const psd_input inputs[] = {{.data = g.data, .size = g.size}, over_remote(&far)};
     for (unsigned i = 0; i < 2; i++) {
         fetching f;
         fetch(&f, &inputs[i], offset, end, (uint64_t)1 << 30, 0);
@@ -274,7 +274,7 @@ test_fetching_beyond_the_limit(void)
     check_heap heap = {0};
     psd_buffer b = long_pickle(&heap, 200000);
     remote far = {.file = psd_buffer_span(&b)};
-    const psd_input inputs[] = {{b.data, b.size, NULL, NULL}, over_remote(&far)};
+    const psd_input inputs[] = {{.data = b.data, .size = b.size}, over_remote(&far)};
     static const uint64_t limits[] = {0, 1, 65535, 65536, 131072, 199999};
     for (unsigned i = 0; i < 2; i++) {
         fetching f;
@@ -323,7 +323,7 @@ test_every_failing_request_and_read(void)
     }
     CHECK(status == PSD_OK && far.fail_at > 2);
     /* The file is shorter than was told. */
-    psd_input shorter = {b.data, 1000, NULL, NULL};
+    psd_input shorter = {.data = b.data, .size = 1000};
     fetch(&f, &shorter, 0, 2000, (uint64_t)1 << 30, 0);
     CHECK(f.status == PSD_TRUNCATED);
     let_go(&f);

@@ -550,12 +550,12 @@ test_lengths(void)
     psd_limits limits = psd_default_limits();
     limits.pickle_size = sizeof json - 2;
     opening o;
-    open_input(&o, (psd_input){file.data, file.size, NULL, NULL}, &limits, 0);
+    open_input(&o, (psd_input){.data = file.data, .size = file.size}, &limits, 0);
     CHECK_UINT(o.status, PSD_LIMIT);
     close_archive(&o);
     limits = psd_default_limits();
     limits.values = 3;
-    open_input(&o, (psd_input){file.data, file.size, NULL, NULL}, &limits, 0);
+    open_input(&o, (psd_input){.data = file.data, .size = file.size}, &limits, 0);
     run_archive(&o);
     CHECK_UINT(o.status, PSD_LIMIT);
     close_archive(&o);
@@ -635,7 +635,7 @@ test_every_failing_request(void)
     psd_status status;
     do {
         opening o;
-        open_input(&o, (psd_input){file.data, file.size, NULL, NULL}, &limits, ++n);
+        open_input(&o, (psd_input){.data = file.data, .size = file.size}, &limits, ++n);
         run_archive(&o);
         status = o.status;
         CHECK(status == PSD_OK || status == PSD_NO_MEMORY);
@@ -706,7 +706,7 @@ static void
 open_records(opening *o, psd_span bytes, psd_open_mode mode)
 {
     memset(o, 0, sizeof *o);
-    o->input = (psd_input){bytes.data, bytes.size, NULL, NULL};
+    o->input = (psd_input){.data = bytes.data, .size = bytes.size};
     psd_options options = {.alloc = check_alloc(&o->heap),
                            .limits = psd_default_limits(),
                            .key = KIT_KEY,

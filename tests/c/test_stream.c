@@ -62,7 +62,7 @@ static void
 read_stream_with(reading_stream *r, psd_span file, const psd_limits *limits)
 {
     *r = (reading_stream){.heap = {0}};
-    psd_input input = {file.data, file.size, NULL, NULL};
+    psd_input input = {.data = file.data, .size = file.size};
     psd_arena_init(&r->arena, check_alloc(&r->heap));
     r->status =
         psd_stream_read(&input, limits, KIT_KEY, &r->arena, &r->stream, &r->err);
@@ -258,7 +258,7 @@ next(psd_span file, uint64_t numel, uint64_t size, uint64_t *offset, uint64_t *d
      psd_error *err)
 {
     check_guarded g = check_guard(file.data, file.size);
-    psd_input input = {g.data, g.size, NULL, NULL};
+    psd_input input = {.data = g.data, .size = g.size};
     psd_status status =
         psd_stream_next(&input, PSD_LITERAL("key"), numel, size, offset, data, err);
     CHECK(status == PSD_OK || about(err->subject, err->subject_size, "key"));

@@ -22,9 +22,9 @@ static void
 test_byte_for_byte(void)
 {
     const psd_stream_storage storages[] = {
-        {PSD_LITERAL("07"), PSD_LITERAL(SIX_FLOATS), 6, 1},
-        {PSD_LITERAL("10"), {NULL, 0}, 0, 1},
-        {PSD_LITERAL("11"), PSD_LITERAL("xy"), 2, 1},
+        {PSD_LITERAL("07"), psd_payload_of(PSD_LITERAL(SIX_FLOATS)), 6, 1},
+        {PSD_LITERAL("10"), psd_payload_of((psd_span){NULL, 0}), 0, 1},
+        {PSD_LITERAL("11"), psd_payload_of(PSD_LITERAL("xy")), 2, 1},
     };
     collector c = {.writes = 0};
     psd_error err;
@@ -63,8 +63,9 @@ test_swapped_elements(void)
     for (unsigned k = 0; k < LENGTH(units); k++) {
         unsigned unit = units[k];
         for (size_t size = 0; size <= SIZE; size += size < 64 ? unit : 1008) {
-            psd_stream_storage s = {
-                PSD_LITERAL("0"), {bytes, size}, size / unit, (uint8_t)unit};
+            psd_stream_storage s = {PSD_LITERAL("0"),
+                                    psd_payload_of((psd_span){bytes, size}),
+                                    size / unit, (uint8_t)unit};
             collector c = {.writes = 0};
             psd_error err;
             CHECK(pour(&c, PSD_LITERAL("N."), &s, 1, &err) == PSD_OK);

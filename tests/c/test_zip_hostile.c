@@ -38,7 +38,7 @@ test_fetched(void)
 {
     kit_archive a = three(true);
     remote source = {psd_buffer_span(&a.bytes), 0, 0};
-    psd_input input = {NULL, a.bytes.size, fetch, &source};
+    psd_input input = {.size = a.bytes.size, .read = fetch, .ctx = &source};
     kit_read r;
     uint64_t offset;
     kit_open_input(&r, input, 0);
@@ -66,7 +66,8 @@ fetched(psd_span bytes, unsigned long fail_at, unsigned long *fetches)
 {
     remote source = {bytes, 0, fail_at};
     kit_read r;
-    kit_open_input(&r, (psd_input){NULL, bytes.size, fetch, &source}, 0);
+    kit_open_input(&r, (psd_input){.size = bytes.size, .read = fetch, .ctx = &source},
+                   0);
     psd_status status = r.status;
     for (uint32_t i = 0; status == PSD_OK && i < r.zip.count; i++) {
         uint64_t offset;
@@ -267,7 +268,7 @@ test_no_memory(void)
         kit_central(&b, &records[i]);
     }
     kit_end(&b, 3, b.size - directory, directory, kit_text("comment"));
-    psd_input input = {b.data, b.size, NULL, NULL};
+    psd_input input = {.data = b.data, .size = b.size};
     kit_read r;
     unsigned long n = 0;
     do {
@@ -288,7 +289,7 @@ test_no_memory(void)
     }
     kit_archive a = kit_build(check_alloc(&heap), many, COUNT, false);
     for (n = 1, r.status = PSD_NO_MEMORY; r.status != PSD_OK; n++) {
-        kit_open_input(&r, (psd_input){a.bytes.data, a.bytes.size, NULL, NULL}, n);
+        kit_open_input(&r, (psd_input){.data = a.bytes.data, .size = a.bytes.size}, n);
         CHECK(r.status == PSD_NO_MEMORY || r.heap.requests < n);
         kit_close(&r);
     }

@@ -22,7 +22,7 @@ salvage_input(kit_read *r, psd_input input, unsigned long fail_at)
 static void
 salvage(kit_read *r, psd_span bytes)
 {
-    salvage_input(r, (psd_input){bytes.data, bytes.size, NULL, NULL}, 0);
+    salvage_input(r, (psd_input){.data = bytes.data, .size = bytes.size}, 0);
 }
 
 /* Where the payload lies, which must be possible for all that was found. */
@@ -316,7 +316,7 @@ test_work_is_bounded(void)
     psd_span all = psd_buffer_span(&b);
     bytes_read = 0;
     kit_read r;
-    salvage_input(&r, (psd_input){NULL, all.size, counted, &all}, 0);
+    salvage_input(&r, (psd_input){.size = all.size, .read = counted, .ctx = &all}, 0);
     CHECK_UINT(r.status, PSD_NOT_ZIP);
     CHECK(bytes_read < 40 * (uint64_t)all.size);
     kit_close(&r);
@@ -332,7 +332,7 @@ test_limit(void)
     memset(&r, 0, sizeof r);
     r.limits = psd_default_limits();
     r.limits.entries = 2;
-    r.input = (psd_input){b.data, b.size, NULL, NULL};
+    r.input = (psd_input){.data = b.data, .size = b.size};
     psd_arena_init(&r.arena, check_alloc(&r.heap));
     CHECK_UINT(psd_zip_salvage(&r.input, &r.limits, KIT_KEY, &r.arena, &r.zip, &r.err),
                PSD_LIMIT);
@@ -377,7 +377,8 @@ test_every_failing_read_and_request(void)
     for (uint64_t n = 0; status == PSD_INPUT; n++) {
         kit_read r;
         bytes_read = n;
-        salvage_input(&r, (psd_input){NULL, all.size, failing, &all}, 0);
+        salvage_input(&r, (psd_input){.size = all.size, .read = failing, .ctx = &all},
+                      0);
         status = r.status;
         CHECK(status == PSD_INPUT || status == PSD_OK);
         kit_close(&r);
@@ -385,7 +386,7 @@ test_every_failing_read_and_request(void)
     status = PSD_NO_MEMORY;
     for (unsigned long n = 1; status == PSD_NO_MEMORY; n++) {
         kit_read r;
-        salvage_input(&r, (psd_input){all.data, all.size, NULL, NULL}, n);
+        salvage_input(&r, (psd_input){.data = all.data, .size = all.size}, n);
         status = r.status;
         CHECK(status == PSD_NO_MEMORY || status == PSD_OK);
         kit_close(&r);

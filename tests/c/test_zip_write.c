@@ -84,7 +84,7 @@ write_all(psd_zip_plan *plan, const psd_span *names, const psd_span *data,
     status = status == PSD_OK ? psd_zip_plan_close(plan, err) : status;
     for (uint32_t i = 0; status == PSD_OK && i < count; i++) {
         CHECK_UINT(k->size, plan->entries[i].header_offset);
-        status = psd_zip_pour(plan, data[i], sink, err);
+        status = psd_zip_pour(plan, psd_payload_of(data[i]), sink, err);
     }
     status = status == PSD_OK ? psd_zip_pour_end(plan, sink, err) : status;
     if (status == PSD_OK) {
@@ -96,9 +96,9 @@ write_all(psd_zip_plan *plan, const psd_span *names, const psd_span *data,
 static void
 check_read_back(const psd_zip_plan *plan, const psd_span *data, keeper *k)
 {
-    psd_input input = {NULL, k->size, fetch, k};
+    psd_input input = {.size = k->size, .read = fetch, .ctx = k};
     if (k->part_count == 1) {
-        input = (psd_input){k->bytes.data, k->size, NULL, NULL};
+        input = (psd_input){.data = k->bytes.data, .size = k->size};
     }
     kit_read r;
     kit_open_input(&r, input, 0);
@@ -321,17 +321,21 @@ test_arguments(void)
     CHECK_UINT(plan.count, 0);
     CHECK_UINT(plan.cursor, 0);
     CHECK_UINT(psd_zip_plan_add(&plan, (psd_span){name, 65535}, 3, &err), PSD_OK);
-    CHECK_UINT(psd_zip_pour(&plan, kit_text("abc"), sink, &err), PSD_ARGUMENT);
+    CHECK_UINT(psd_zip_pour(&plan, psd_payload_of(kit_text("abc")), sink, &err),
+               PSD_ARGUMENT);
     CHECK_UINT(psd_zip_pour_end(&plan, sink, &err), PSD_ARGUMENT);
     CHECK_UINT(psd_zip_plan_close(&plan, &err), PSD_OK);
     CHECK_UINT(psd_zip_plan_add(&plan, kit_text("y"), 1, &err), PSD_ARGUMENT);
     CHECK_UINT(psd_zip_pour_end(&plan, sink, &err), PSD_ARGUMENT);
-    CHECK_UINT(psd_zip_pour(&plan, kit_text("ab"), sink, &err), PSD_ARGUMENT);
+    CHECK_UINT(psd_zip_pour(&plan, psd_payload_of(kit_text("ab")), sink, &err),
+               PSD_ARGUMENT);
     CHECK_UINT(err.found, 2);
     CHECK_UINT(err.expected, 3);
     CHECK_UINT(k.writes, 0);
-    CHECK_UINT(psd_zip_pour(&plan, kit_text("abc"), sink, &err), PSD_OK);
-    CHECK_UINT(psd_zip_pour(&plan, kit_text("abc"), sink, &err), PSD_ARGUMENT);
+    CHECK_UINT(psd_zip_pour(&plan, psd_payload_of(kit_text("abc")), sink, &err),
+               PSD_OK);
+    CHECK_UINT(psd_zip_pour(&plan, psd_payload_of(kit_text("abc")), sink, &err),
+               PSD_ARGUMENT);
     CHECK_UINT(psd_zip_pour_end(&plan, sink, &err), PSD_OK);
     CHECK_UINT(k.size, plan.total_size);
     psd_zip_plan_clear(&plan);

@@ -171,7 +171,7 @@ kit_open_input(kit_read *r, psd_input input, unsigned long fail_at)
 static inline void
 kit_open(kit_read *r, psd_span bytes)
 {
-    kit_open_input(r, (psd_input){bytes.data, bytes.size, NULL, NULL}, 0);
+    kit_open_input(r, (psd_input){.data = bytes.data, .size = bytes.size}, 0);
 }
 
 static inline void

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operation is given, as a StateDict; and a new one made of the parts of another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pystatedict._checkpoint import Checkpoint
+from pystatedict._core import TensorInfo
+from pystatedict._lazy import LazyTensor
+from pystatedict._printable import printable
+from pystatedict._statedict import StateDict
+
+if TYPE_CHECKING:
+    Row = tuple[Any, Any, Any]  # the name, the name it had, the tensor
+
+
+def taken(f: Any) -> StateDict:
+    """The state_dict that an operation is to change; it is not changed itself.
+
+    `f`: a path, of which the one state_dict in the file is meant, with TensorInfos that read
+    their bytes when they are wanted; a Checkpoint; or a mapping of names to tensors.
+    """
+    from pystatedict._api import load_lazily, state_dict_of
+
+    if isinstance(f, (str, os.PathLike)):
+        f = load_lazily(f, "auto")
+    if isinstance(f, Checkpoint):
+        return _checked(state_dict_of(f))
+    if isinstance(f, StateDict):
+        return _checked(f)
+    if isinstance(f, Mapping):
+        made = StateDict(f)
+        made._ordered = type(f) is not dict
+        return _checked(made)
+    raise TypeError(
+        f"expected a path, a Checkpoint or a mapping of names to tensors, not a {type(f).__name__}"
+    )
+
+
+def _checked(sd: StateDict) -> StateDict:
+    """Refuse a nest, whose names are not those of tensors."""
+    for name, value in sd.items():
+        if isinstance(value, (dict, list)) and not is_tensor(value) and _holds_tensors(value):
+            raise TypeError(
+                f"{printable(repr(name), 60)} is a {type(value).__name__} with tensors in it, and"
+                " the operation is for a state_dict: one mapping of names to tensors.\n  hint: give"
+                f" obj[{printable(repr(name), 60)}], or ops.open(f, root='auto'), or"
+                " ops.flatten(obj)"
+            )
+    return sd
+
+
+def _holds_tensors(value: Any) -> bool:
+    todo, seen = [value], set()
+    while todo:
+        part = todo.pop()
+        if is_tensor(part):
+            return True
+        if isinstance(part, (dict, list, tuple)) and id(part) not in seen:
+            seen.add(id(part))
+            todo += part.values() if isinstance(part, dict) else part
+    return False
+
+
+def is_tensor(value: Any) -> bool:
+    """Is it an array, or what stands for one?"""
+    return isinstance(value, (TensorInfo, LazyTensor)) or hasattr(value, "__array__")
+
+
+def is_info(value: Any) -> bool:
+    """Is it a TensorInfo, or what is one of a tensor in several files?"""
+    return isinstance(value, TensorInfo) or hasattr(value, "_storage_index")
+
+
+def remade(
+    sd: StateDict,
+    rows: Iterable[Row],
+    module: Callable[[str], str | None] | None = None,
+) -> StateDict:
+    """A StateDict of these rows, with what `sd` knows of the names that they had.
+
+    `module`: what a module's name becomes in torch's ``_metadata``, None: it is left out.
+    """
+    made = StateDict()
+    told: dict[Any, int] = {}
+    for name, old, value in rows:
+        dict.__setitem__(made, name, value)
+        if old in sd._said:
+            made._said[name] = sd._said[old]
+        if old in sd.tensor_attributes:
+            made.tensor_attributes[name] = sd.tensor_attributes[old]
+        bits = sd._told().get(old, 0)
+        if bits:
+            told[name] = bits
+    made._told_bits = told
+    made._ordered = sd._ordered
+    made.source = sd.source
+    made.attributes.update(sd.attributes)
+    made.metadata = _metadata(sd.metadata, module)
+    return made
+
+
+def _metadata(metadata: Any, module: Callable[[str], str | None] | None) -> Any:
+    if not isinstance(metadata, dict) or module is None:
+        return metadata
+    made = type(metadata)()
+    for name, facts in metadata.items():
+        new = module(name) if isinstance(name, str) else name
+        if new is not None:
+            made.setdefault(new, facts)
+    return made
+
+
+def changed(sd: StateDict, change: Callable[[Any, Any], Any]) -> StateDict:
+    """The same names with `change(name, tensor)` for each; tied tensors stay tied.
+
+    Where it gives the very tensor, that is untouched.
+    """
+    done: dict[Any, Any] = {}
+
+    def once(name: Any, value: Any) -> Any:
+        if not is_tensor(value):
+            return value
+        key = tie(value)
+        if key not in done:
+            done[key] = (change(name, value), value)  # the value, so that its id stays its own
+        made, first = done[key]
+        return value if made is first else made
+
+    return remade(sd, [(name, name, once(name, value)) for name, value in sd.items()])
+
+
+def tie(value: Any) -> Any:
+    """Equal for tensors that are one: the same storage seen through the same window."""
+    if is_info(value):
+        number = value._storage_index
+        if number is None or not value.numel:
+            return id(value)
+        return (id(value._archive), number, value.storage_offset, value.shape, value.stride,
+                value.dtype)  # fmt: skip
+    interface = getattr(value, "__array_interface__", None)
+    if isinstance(interface, dict) and value.size:
+        address = interface["data"][0]
+        return (address, value.shape, value.strides, value.dtype.str, value.dtype.name)
+    return id(value)
