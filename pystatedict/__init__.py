@@ -40,12 +40,13 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "LIMITS", "AmbiguousRootError", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError",
     "Device", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LazyTensor", "LimitError",
-    "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque", "OpaqueModule",
-    "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport", "SidecarError", "Size",
-    "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError", "StateDictWarning",
-    "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError", "UnsafePickleError",
-    "UnsupportedError", "Verification", "identify", "items", "load", "load_state_dict",
-    "load_trainable", "open", "ops", "repair", "save", "save_trainable", "scan", "verify", "widen",
+    "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque",
+    "OpaqueModule", "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport",
+    "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError",
+    "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError",
+    "UnsafePickleError", "UnsupportedError", "Verification", "identify", "items", "load",
+    "load_state_dict", "load_trainable", "open", "ops", "repair", "save", "save_trainable", "scan",
+    "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False

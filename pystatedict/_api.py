@@ -389,7 +389,7 @@ def save(
         )
     if trainable not in (None, False, "sidecar", "parameters"):
         raise ValueError('trainable is None, "sidecar", "parameters" or False')
-    format = _format_of(f, format)
+    format = format_of(f, format)
     torchs = format in ("zip", "legacy")
     if not torchs and (trainable == "parameters" or opaque or not checksum):
         raise ValueError(
@@ -468,7 +468,7 @@ _WRITERS: dict[str, Callable[[Any, _Options], Callable[[Any], object]]] = {
 }
 
 
-def _format_of(f: Any, format: str | None) -> str:
+def format_of(f: Any, format: str | None) -> str:
     """The format that was asked for, or that the target's name tells."""
     if format is None:
         suffix = ""

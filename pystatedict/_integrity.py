@@ -215,7 +215,7 @@ def repair(
             complete = getattr(archive.extra, "complete", None)
             if complete is not None:
                 found.lost += complete(archive, obj, found.bad)
-        opaque = _api._format_of(out, None) == "zip"  # the other formats have no place for it
+        opaque = _api.format_of(out, None) == "zip"  # the other formats have no place for it
         _api.save(obj, out, opaque=opaque, overwrite=overwrite)
         gone = set(found.lost)
         return Repair([n for n in archive.tensors() if n not in gone], found.lost, problems)

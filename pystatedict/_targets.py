@@ -59,7 +59,7 @@ def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
     except BaseException:
         new.drop()
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 class _Named:
@@ -248,7 +248,7 @@ def _keep_mode(target: str, fd: int) -> None:
     os.fchmod(fd, old.st_mode & 0o7777)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """The rename itself should survive a crash, where the system can promise it."""
     if os.name == "nt":
         return
