@@ -16,6 +16,8 @@ from pystatedict._printable import printable
 from pystatedict._taken import is_info, is_tensor, remade, tie
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from pystatedict._statedict import StateDict
 
 _STEMS = {"safetensors": ("model", ".safetensors"), "zip": ("pytorch_model", ".bin")}
@@ -105,7 +107,7 @@ def save_shards(
     with _NewFolder(target) as part:
         for file, keys in zip(names, files, strict=True):
             rows = [(key, key, sd[key]) for key in keys]
-            trainable = False if format == "safetensors" else None
+            trainable: Literal[False] | None = False if format == "safetensors" else None
             save(remade(sd, rows), os.path.join(part, file), format=format, trainable=trainable)
         if len(files) > 1:
             index = os.path.join(part, f"{stem}{suffix}.index.json")
