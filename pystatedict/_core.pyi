@@ -280,8 +280,13 @@ def write(
     parameters: object = None,
     flags: bool = True,
     legacy: bool = False,
+    kept_keys: bool = False,
 ) -> int:
-    """Write the object, as a zip archive or a legacy stream; returns the bytes written."""
+    """Write the object, as a zip archive or a legacy stream; returns the bytes written.
+
+    `kept_keys`: its pickle alone, for a file that has the storages: all are supplies, whose
+    `key` is that of the storage.
+    """
 
 def read_file(into: Buffer, fd: int, start: int, crcs: Buffer | None = None, /) -> int:
     """Fill `into` with a file's bytes from `start` on; returns how many there were.

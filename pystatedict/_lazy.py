@@ -125,6 +125,8 @@ class Computed:
 
     __slots__ = ("_itemsize", "_tensor", "nbytes")
 
+    key = None  # it is no storage of a file
+
     def __init__(self, tensor: LazyTensor) -> None:
         self._tensor = tensor
         self._itemsize = tensor.itemsize

@@ -82,6 +82,10 @@ class Reducer:
         self._storages = Storages()
         self._infos: dict[tuple[int, int, int, int], TensorInfo] = {}
 
+    def used_storages(self) -> set[tuple[str | None, int]]:
+        """(path of the file, number) of every storage that a tensor was written of."""
+        return self._storages.used()
+
     torch_dtype = staticmethod(torch_dtype)
     compact = staticmethod(compact)
     as_ndarray = staticmethod(as_ndarray)

@@ -42,15 +42,24 @@ class Stored:
     of it; a part of it is read as it is.
     """
 
-    __slots__ = ("_archive", "_crc", "_kept", "_next", "_number", "_record", "nbytes")
+    __slots__ = ("_archive", "_crc", "_kept", "_next", "_number", "_record", "key", "nbytes")
 
-    def __init__(self, archive: Archive, number: int, nbytes: int, record: Record | None) -> None:
+    def __init__(
+        self, archive: Archive, number: int, nbytes: int, key: str, record: Record | None
+    ) -> None:
+        #: by which the file's pickle names it.
+        self.key = key
         self._archive = archive
         self._number = number
         self.nbytes = nbytes
         self._record = record  # of which it is all, or None
         self._next = self._crc = 0
         self._kept: Source | None = None
+
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """(path of the file, number of the storage in it)."""
+        return self._archive.path, self._number
 
     @staticmethod
     def with_attributes(info: TensorInfo) -> bool:
@@ -114,8 +123,14 @@ class Storages:
         if key not in self._known:
             record = self._record_of(archive, number)
             whole = record is not None and record[3] == nbytes
-            self._known[key] = Stored(archive, number, nbytes, record if whole else None)
+            self._known[key] = Stored(
+                archive, number, nbytes, info.storage, record if whole else None
+            )
         return self._known[key]
+
+    def used(self) -> set[tuple[str | None, int]]:
+        """(path of the file, number) of those that were asked for."""
+        return {stored.place for stored in self._known.values()}
 
     def _record_of(self, archive: Archive, number: int) -> Record | None:
         if id(archive) not in self._records:

@@ -116,7 +116,7 @@ class _Unnamed:
             file = open(folder or ".", "r+b", buffering=0, opener=_open_unnamed)  # noqa: SIM115
         except OSError:
             return None  # a file with a name will tell what is wrong, if anything is
-        _try_lock(file.fileno())
+        try_lock(file.fileno())
         return cls(file, folder)
 
     def open(self) -> BinaryIO:
@@ -168,7 +168,7 @@ def _open_unnamed(folder: str, flags: int) -> int:
     return os.open(folder, flags | os.O_TMPFILE, 0o666)
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
     """Lock a file for as long as it is open here; False where another has it locked."""
     try:
         import fcntl
@@ -186,7 +186,7 @@ def _remove_unlocked(path: str) -> bool:
     except OSError:
         return False
     try:
-        if not is_regular(fd) or not _try_lock(fd):
+        if not is_regular(fd) or not try_lock(fd):
             return False
         with suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), os.fstat(fd)):

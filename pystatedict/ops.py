@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pystatedict._convert import convert
+from pystatedict._edit import edit, undo
 from pystatedict._opnames import (
     add_prefix,
     drop,
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from pystatedict._statedict import StateDict
 
 __all__ = [
-    "add_prefix", "arrays", "cast", "compact", "convert", "drop", "drop_optimizer", "flatten",
-    "freeze", "map", "merge", "only_trainable", "open", "rename", "select", "strip_prefix",
-    "unflatten", "unfreeze", "update",
+    "add_prefix", "arrays", "cast", "compact", "convert", "drop", "drop_optimizer", "edit",
+    "flatten", "freeze", "map", "merge", "only_trainable", "open", "rename", "select",
+    "strip_prefix", "undo", "unflatten", "unfreeze", "update",
 ]  # fmt: skip
 
 

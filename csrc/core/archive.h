@@ -191,7 +191,8 @@ PSD_CHECKED psd_status psd_archive_crc32(const psd_archive *archive,
 
 typedef struct {
     psd_alloc alloc;
-    psd_dialect dialect; /* ZIP: an archive; STREAM: a legacy stream */
+    psd_dialect dialect; /* ZIP: an archive; STREAM: a legacy stream; KEPT: the pickle
+                          * alone, for an archive that has its storages already */
     bool checksum;       /* of an archive; false: CRC fields stay 0 */
     bool big_endian;     /* byte order of the storages' bytes */
     psd_supply supply;   /* of those that are not at hand, by the storage's number */

@@ -145,7 +145,13 @@ psd_archive_write(psd_pool *pool, psd_ref root, const psd_model *model,
     if (status == PSD_OK) {
         status = psd_pickle_write(pool, root, &program, err);
     }
-    if (status == PSD_OK) {
+    if (status == PSD_OK && options->dialect == PSD_DIALECT_KEPT) {
+        bool written = sink.write(sink.ctx, program.data, program.size);
+        status = written ? PSD_OK
+                         : psd_fail(err, PSD_SINK, PSD_NOWHERE,
+                                    "the target could not be written");
+    }
+    else if (status == PSD_OK) {
         psd_span text = psd_buffer_span(&program);
         status = options->dialect == PSD_DIALECT_STREAM
                      ? write_stream(pool->arena, text, model, bytes, options, sink, err)

@@ -220,6 +220,8 @@ typedef enum {
     PSD_DIALECT_TAR,
     /* A pickle by itself has none: they stay what they are */
     PSD_DIALECT_PLAIN,
+    /* As the first, written: storages keep the keys that the model tells */
+    PSD_DIALECT_KEPT,
 } psd_dialect;
 
 /* What the torch pass has to know of a pickle, and its host's help. */

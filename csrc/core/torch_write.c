@@ -189,8 +189,11 @@ psd_torch_storage_key(psd_arena *arena, psd_dialect dialect, uint32_t storage,
 static psd_ref
 key(pass *p, uint32_t storage)
 {
-    psd_span name = psd_torch_storage_key(p->pool->arena, p->dialect, storage,
-                                          p->model->storage_count);
+    psd_span name = p->model->storages[storage].key;
+    if (p->dialect != PSD_DIALECT_KEPT) {
+        name = psd_torch_storage_key(p->pool->arena, p->dialect, storage,
+                                     p->model->storage_count);
+    }
     if (name.data == NULL) {
         p->failed = true;
         return 0;

@@ -299,8 +299,11 @@ static PyMethodDef methods[] = {
     {"write", (PyCFunction)(void (*)(void))py_write, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "write($module, /, obj, sink, values, *, checksum=True, "
-         "parameters=None, flags=True, legacy=False)\n--\n\n"
-         "Write a checkpoint through sink(memoryview); gives its size in bytes.")},
+         "parameters=None, flags=True, legacy=False, kept_keys=False)\n--\n\n"
+         "Write a checkpoint through sink(memoryview); gives its size in bytes.  With "
+         "kept_keys its pickle alone, whose storages are all of one file and keep "
+         "their "
+         "keys.")},
 #ifndef _WIN32
     {"read_file", py_read_file, METH_VARARGS,
      PyDoc_STR(

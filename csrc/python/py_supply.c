@@ -80,8 +80,36 @@ py_write_supplied(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot)
         extent.low = (const uint8_t *)(BASE + (size_t)offset * itemsize);
         extent.high = (const uint8_t *)(BASE + ((size_t)reach + 1) * itemsize);
     }
-    t.offset = 0; /* told by the extent, as that of arrays is */
+    if (w->kept_keys) {
+        extent.low =
+            (const uint8_t *)BASE; /* the storage is there, and is told whole */
+        extent.high = (const uint8_t *)(BASE + (size_t)size);
+    }
+    else {
+        t.offset = 0; /* told by the extent, as that of arrays is */
+    }
     return py_enter_tensor(w, object, extent, t, slot);
+}
+
+/* The key that a storage has in its file, which the supply tells. */
+static bool
+keep_key(py_writer *w, uint32_t storage, uint32_t supply)
+{
+    PyObject *object = PyList_GetItem(w->supplies, (Py_ssize_t)supply - 1);
+    PyObject *key = object == NULL ? NULL : PyObject_GetAttrString(object, "key");
+    Py_ssize_t size = 0;
+    if (key != NULL && !PyUnicode_Check(key)) {
+        PyErr_SetString(PyExc_ValueError, "a tensor is not one of the file's");
+        Py_CLEAR(key);
+    }
+    const char *text = key == NULL ? NULL : PyUnicode_AsUTF8AndSize(key, &size);
+    if (text != NULL) {
+        psd_span span = {(const uint8_t *)text, (size_t)size};
+        w->model.storages[storage].key = psd_arena_copy(&w->arena, span);
+    }
+    Py_XDECREF(key);
+    return text != NULL &&
+           (w->model.storages[storage].key.data != NULL || py_no_memory());
 }
 
 /* ---------------------------------------------------------------- bytes */
@@ -132,8 +160,9 @@ py_supply_face(py_supplier *supplier)
     return (psd_supply){fetch, supplier};
 }
 
-void
+bool
 py_supply_base(py_writer *w, uint32_t storage, uint32_t supply, const uint8_t *low)
 {
     w->supplied[storage] = (py_supplied){supply, (uintptr_t)low - BASE};
+    return !w->kept_keys || keep_key(w, storage, supply);
 }

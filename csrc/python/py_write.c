@@ -531,9 +531,11 @@ fill_pool(py_writer *w, PyObject *root, psd_ref *root_ref)
 /* ---------------------------------------------------------------- the face */
 
 static bool
-writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags)
+writer_init(py_writer *w, PyObject *values, PyObject *parameters, bool flags,
+            bool kept_keys)
 {
-    *w = (py_writer){.values = values, .parameters = parameters};
+    *w =
+        (py_writer){.values = values, .parameters = parameters, .kept_keys = kept_keys};
     w->left_out = flags ? 0 : PSD_TENSOR_PARAMETER | PSD_TENSOR_REQUIRES_GRAD;
     psd_arena_init(&w->arena, py_page_alloc());
     psd_pool_init(&w->pool, &w->arena, psd_default_limits().values);
@@ -577,7 +579,9 @@ pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum
     memcpy(&first, &one, 1);
     psd_write_options options = {
         .alloc = py_page_alloc(),
-        .dialect = legacy ? PSD_DIALECT_STREAM : PSD_DIALECT_ZIP,
+        .dialect = w->kept_keys ? PSD_DIALECT_KEPT
+                   : legacy     ? PSD_DIALECT_STREAM
+                                : PSD_DIALECT_ZIP,
         .checksum = checksum,
         .big_endian = first == 0,
     };
@@ -606,19 +610,19 @@ pour(py_writer *w, py_state *state, psd_ref root, PyObject *write, bool checksum
 PyObject *
 py_write(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"obj",        "sink",  "values", "checksum",
-                            "parameters", "flags", "legacy", NULL};
+    static char *names[] = {"obj",   "sink",   "values",    "checksum", "parameters",
+                            "flags", "legacy", "kept_keys", NULL};
     PyObject *root, *write, *values, *parameters = Py_None;
-    int checksum = 1, flags = 1, legacy = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pOpp:write", names, &root,
+    int checksum = 1, flags = 1, legacy = 0, kept_keys = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$pOppp:write", names, &root,
                                      &write, &values, &checksum, &parameters, &flags,
-                                     &legacy)) {
+                                     &legacy, &kept_keys)) {
         return NULL;
     }
     py_writer w;
     psd_ref root_ref = 0;
     PyObject *result = NULL;
-    if (writer_init(&w, values, parameters, flags != 0) &&
+    if (writer_init(&w, values, parameters, flags != 0, kept_keys != 0) &&
         fill_pool(&w, root, &root_ref) && py_find_storages(&w)) {
         result =
             pour(&w, py_state_of(module), root_ref, write, checksum != 0, legacy != 0);

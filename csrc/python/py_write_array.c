@@ -565,13 +565,15 @@ number_storages(py_writer *w, group *groups, const uint32_t *group_of, uint32_t 
         size_t size = g->low == NULL ? 0 : (size_t)(g->high - g->low);
         if (g->number == 0) {
             psd_storage *s = &m->storages[m->storage_count];
-            if (g->supply != 0 && size > 0) {
-                py_supply_base(w, m->storage_count, g->supply, g->low);
-                w->bytes[m->storage_count++] = (psd_span){NULL, size};
+            bool fetched = g->supply != 0 && (size > 0 || w->kept_keys);
+            if (w->kept_keys && !fetched) {
+                PyErr_SetString(PyExc_ValueError, "a tensor is not one of the file's");
+                return false;
             }
-            else {
-                w->bytes[m->storage_count++] = (psd_span){g->low, size};
+            if (fetched && !py_supply_base(w, m->storage_count, g->supply, g->low)) {
+                return false;
             }
+            w->bytes[m->storage_count++] = (psd_span){fetched ? NULL : g->low, size};
             g->number = m->storage_count;
             s->dtype = g->dtype;
             s->size = size;

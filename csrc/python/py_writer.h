@@ -77,7 +77,8 @@ typedef struct {
     struct py_pending *states;
     py_task *tasks;
     uint32_t task_count, task_capacity;
-    bool instead; /* writing what the Python side gave in an object's place */
+    bool kept_keys; /* storages are those of a file, whole, and keep their keys */
+    bool instead;   /* writing what the Python side gave in an object's place */
 } py_writer;
 
 /* A tensor's Python attributes, to be told once its slot is filled. */
@@ -149,8 +150,9 @@ bool py_tensor_state(py_writer *w, PyObject *state);
  */
 bool py_write_supplied(py_writer *w, PyObject *object, PyObject *told, psd_ref *slot);
 
-/* Note that a storage begins at `low` of a supply. */
-void py_supply_base(py_writer *w, uint32_t storage, uint32_t supply,
+/* Note that a storage begins at `low` of a supply, and which key it has where keys are
+ * kept; false with an exception set. */
+bool py_supply_base(py_writer *w, uint32_t storage, uint32_t supply,
                     const uint8_t *low);
 
 /* What fetches, while `sink` pours. */
