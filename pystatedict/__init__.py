@@ -15,7 +15,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "_api": ("items", "load", "open", "save"),
     "_checkpoint": ("Checkpoint",),
+    "_contenthash": ("content_hash",),
     "_core": ("LIMITS", "TensorInfo"),
+    "_diff": ("diff",),
+    "_difference": ("Diff", "Distance"),
     "_dtypes": ("widen",),
     "_errors": (
         "AmbiguousRootError", "ChecksumError", "ClosedError", "CorruptError", "LimitError",
@@ -39,14 +42,14 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LIMITS", "AmbiguousRootError", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError",
-    "Device", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LazyTensor", "LimitError",
-    "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError", "Opaque",
-    "OpaqueModule", "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport",
+    "Device", "Diff", "Distance", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LazyTensor",
+    "LimitError", "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError",
+    "Opaque", "OpaqueModule", "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport",
     "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError",
     "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError",
-    "UnsafePickleError", "UnsupportedError", "Verification", "identify", "items", "load",
-    "load_state_dict", "load_trainable", "open", "ops", "repair", "save", "save_trainable", "scan",
-    "verify", "widen",
+    "UnsafePickleError", "UnsupportedError", "Verification", "content_hash", "diff", "identify",
+    "items", "load", "load_state_dict", "load_trainable", "open", "ops", "repair", "save",
+    "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -56,7 +59,10 @@ if TYPE_CHECKING:
     from pystatedict import ops
     from pystatedict._api import items, load, open, save
     from pystatedict._checkpoint import Checkpoint
+    from pystatedict._contenthash import content_hash
     from pystatedict._core import LIMITS, TensorInfo
+    from pystatedict._diff import diff
+    from pystatedict._difference import Diff, Distance
     from pystatedict._dtypes import widen
     from pystatedict._errors import (
         AmbiguousRootError,
