@@ -31,6 +31,7 @@ _HOMES = {
     "_into": ("IncompatibleKeys", "load_state_dict"),
     "_keys": ("TensorKey",),
     "_lazy": ("LazyTensor",),
+    "_match": ("Match", "Suggestion", "match"),
     "_opaque": ("Opaque", "OpaqueModule"),
     "_scan": ("GlobalUse", "ScanReport", "scan"),
     "_sidecar": ("load_trainable", "save_trainable"),
@@ -43,13 +44,13 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "LIMITS", "AmbiguousRootError", "Checkpoint", "ChecksumError", "ClosedError", "CorruptError",
     "Device", "Diff", "Distance", "Dtype", "GlobalUse", "IncompatibleKeys", "Layout", "LazyTensor",
-    "LimitError", "MismatchError", "MissingTensorError", "NestedTensor", "NotACheckpointError",
-    "Opaque", "OpaqueModule", "Parameter", "QScheme", "QuantizedTensor", "Repair", "ScanReport",
-    "SidecarError", "Size", "SparseTensor", "StaleSidecarError", "StateDict", "StateDictError",
-    "StateDictWarning", "TensorInfo", "TensorKey", "TensorSubclass", "TruncatedError",
-    "UnsafePickleError", "UnsupportedError", "Verification", "content_hash", "diff", "identify",
-    "items", "load", "load_state_dict", "load_trainable", "open", "ops", "repair", "save",
-    "save_trainable", "scan", "verify", "widen",
+    "LimitError", "Match", "MismatchError", "MissingTensorError", "NestedTensor",
+    "NotACheckpointError", "Opaque", "OpaqueModule", "Parameter", "QScheme", "QuantizedTensor",
+    "Repair", "ScanReport", "SidecarError", "Size", "SparseTensor", "StaleSidecarError",
+    "StateDict", "StateDictError", "StateDictWarning", "Suggestion", "TensorInfo", "TensorKey",
+    "TensorSubclass", "TruncatedError", "UnsafePickleError", "UnsupportedError", "Verification",
+    "content_hash", "diff", "identify", "items", "load", "load_state_dict", "load_trainable",
+    "match", "open", "ops", "repair", "save", "save_trainable", "scan", "verify", "widen",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from pystatedict._into import IncompatibleKeys, load_state_dict
     from pystatedict._keys import TensorKey
     from pystatedict._lazy import LazyTensor
+    from pystatedict._match import Match, Suggestion, match
     from pystatedict._opaque import Opaque, OpaqueModule
     from pystatedict._scan import GlobalUse, ScanReport, scan
     from pystatedict._sidecar import load_trainable, save_trainable
