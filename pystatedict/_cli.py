@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pystatedict ls|tree|stat|scan FILE`.
+"""The command line: `pystatedict COMMAND FILE ...`.
 
 Data goes to stdout, all else to stderr.  Exit codes: 0 fine, 1 a negative answer (no such
-tensor, a dangerous file), 2 wrong usage or an unreadable file, 130 interrupted.  Nothing
-here needs NumPy, and no class named in a file is imported.
+tensor, a dangerous or damaged file), 2 wrong usage or an unreadable file, 130 interrupted.
+Nothing here needs NumPy, and no class named in a file is imported.
+
+A command is a line of COMMANDS and a room of its own, the module `_cli<command>`, which is
+imported when it is asked for.  The room has `Options` (Arguments with the defaults of its
+own), `add_options(parser)` (see `_clioptions`) and `run(options)`, which gives the exit code.
 
 `--json` prints one document whose `schema` is 1; its names are exact, sizes are integers,
 flags are true, false or null.
@@ -19,7 +23,8 @@ from ._printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
     from typing import BinaryIO
 
     from ._checkpoint import Checkpoint
@@ -40,14 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:  # closed by whoever started it
             return complain("standard output is closed")
-        arguments = _arguments(argv)
-        code = _COMMANDS[arguments.command](arguments)
+        code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         return FINE  # the reader has enough: `| head`
     except KeyboardInterrupt:
         return INTERRUPTED
+    except NoSuchTensor as exc:
+        note(str(exc))
+        return NEGATIVE
     except StateDictError as exc:
         return complain(str(exc))
     except OSError as exc:
@@ -71,77 +78,56 @@ def _flush() -> None:
             os.close(devnull)
 
 
+# ---------------------------------------------------------------------- commands
+
+#: command: (group in --help, its line there, whether FILE alone is all that it needs)
+COMMANDS = {
+    "ls": ("look", "list the tensors", True),
+    "tree": ("look", "list the modules with their sizes", True),
+    "stat": ("look", "tell what the file is and holds", True),
+    "scan": ("check", "list what the pickles name, and what of it is dangerous", True),
+}
+
+
 class Arguments:
-    """What was asked for; without options it is this."""
+    """What was asked for; a room adds the defaults of its own options."""
 
     command = ""
     file = ""
     color = "auto"
-    patterns: Sequence[str] = ()
-    long = False
-    sort: str | None = None
     json = False
-    csv = False
-    depth: int | None = None
 
 
-def _arguments(argv: Sequence[str] | None) -> Arguments:
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = Arguments()
+def _run(words: list[str]) -> int:
+    command = words[0] if words else ""
+    if command not in COMMANDS:
+        from ._clioptions import without_command
+
+        without_command(words)
+    room = room_of(command)
+    arguments: Arguments = room.Options()
+    arguments.command = command
     # `pystatedict ls FILE` is over before argparse and what it needs would be imported.
-    if len(words) == 2 and words[0] in _COMMANDS and words[1][:1] != "-":
-        arguments.command, arguments.file = words
-        return arguments
-    from ._clioptions import new_parser
+    if len(words) == 2 and COMMANDS[command][2] and words[1][:1] != "-":
+        arguments.file = words[1]
+    else:
+        from ._clioptions import new_parser
 
-    parser = new_parser()
-    _, rest = parser.parse_known_args(words, arguments)
-    # argparse alone does not take patterns that follow an option that follows FILE.
-    if rest and arguments.command == "ls" and not any(text.startswith("-") for text in rest):
-        arguments.patterns = [*arguments.patterns, *rest]
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return arguments
+        new_parser(command, room).parse_into(arguments, words[1:])
+    code: int = room.run(arguments)
+    return code
 
 
-# ---------------------------------------------------------------------- commands
-
-# Each in a room of its own, so that nobody waits for those that were not asked for.
-
-
-def _ls(arguments: Arguments) -> int:
-    from ._clils import ls
-
-    return ls(arguments)
-
-
-def _tree(arguments: Arguments) -> int:
-    from ._clitree import tree
-
-    return tree(arguments)
-
-
-def _stat(arguments: Arguments) -> int:
-    from ._clistat import stat
-
-    return stat(arguments)
-
-
-def _scan(arguments: Arguments) -> int:
-    from ._cliscan import scan
-
-    return scan(arguments)
-
-
-_COMMANDS: dict[str, Callable[[Arguments], int]] = {
-    "ls": _ls,
-    "tree": _tree,
-    "stat": _stat,
-    "scan": _scan,
-}
+def room_of(command: str) -> ModuleType:
+    """The module of a command; importlib would be one more to import."""
+    return __import__(f"{__package__}._cli{command}", fromlist=("run",))
 
 
 # ----------------------------------------------------------- what the commands share
+
+
+class NoSuchTensor(Exception):
+    """A name or a pattern that the checkpoint has not: a negative answer, with its text."""
 
 
 def source_of(arguments: Arguments) -> str | BinaryIO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from ._cli import FINE, NEGATIVE, note, note_sidecar, open_file, print_json
+from ._cli import FINE, NEGATIVE, Arguments, note, note_sidecar, open_file, print_json
 from ._printable import counted, printable
 from ._summary import Total, flags_of
 from ._text import (
@@ -24,15 +24,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ._checkpoint import Checkpoint
-    from ._cli import Arguments
+    from ._clioptions import Parser
     from ._core import TensorInfo
     from ._summary import Flags
 
 
-def ls(arguments: Arguments) -> int:
+class Options(Arguments):
+    patterns: Sequence[str] = ()
+    long = False
+    sort: str | None = None
+    csv = False
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_file()
+    parser.add_argument(
+        "patterns",
+        metavar="PATTERN",
+        nargs="*",
+        help="only these: a name, a module, or a pattern with * ? []",
+    )
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="dtype, size, storage and offset too"
+    )
+    parser.add_argument("--sort", choices=("size", "name"), help="instead of the order in the file")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document")
+    form.add_argument("--csv", action="store_true", help="comma-separated values with a head")
+
+
+def run(arguments: Options) -> int:
     with open_file(arguments) as checkpoint:
         flags, _, trouble = flags_of(checkpoint)
-        chosen = _chosen(checkpoint, arguments.patterns)
+        chosen = chosen_of(checkpoint, arguments.patterns)
         if arguments.sort == "name":
             chosen.sort(key=lambda item: item[0])
         elif arguments.sort == "size":
@@ -59,7 +83,7 @@ def _note_arrays(checkpoint: Checkpoint) -> None:
         note("no tensors; load() gives its NumPy arrays, which are not listed")
 
 
-def _chosen(
+def chosen_of(
     names: Mapping[str, TensorInfo], patterns: Sequence[str]
 ) -> list[tuple[str, TensorInfo]]:
     """The tensors that any of the patterns picks; all when there is none."""

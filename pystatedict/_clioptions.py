@@ -5,74 +5,126 @@ from __future__ import annotations
 
 import argparse
 
-from ._text import terminal_width
+from ._cli import COMMANDS
+from ._text import INDENT, terminal_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from types import ModuleType
+    from typing import NoReturn
+
+    from ._cli import Arguments
+
+#: Group of COMMANDS: what --help says of it, in this order.
+GROUPS = {
+    "look": "look into a checkpoint",
+    "check": "check it",
+    "change": "change it",
+    "shell": "for the shell",
+}
 
 
-def new_parser() -> ArgumentParser:
-    class Version(argparse.Action):
-        def __call__(self, parser: ArgumentParser, *_: object) -> None:
-            from . import __version__
+# Without a width argparse imports shutil, which takes longer than all of it.
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(terminal_width(1) or 80, 100) - 2)
 
-            print(f"pystatedict {__version__}")
-            parser.exit()
 
-    # Without a width argparse imports shutil, which takes longer than all of it.
-    def formatter(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, width=min(terminal_width(1) or 80, 100) - 2)
+class Parser(argparse.ArgumentParser):
+    """The parser of a command, with the options that several commands have."""
 
+    def parse_into(self, arguments: Arguments, words: list[str]) -> None:
+        """Options may stand anywhere; what comes behind -- is none, whatever it looks like."""
+        if "--" in words:
+            # argparse loses the -- when it intermixes.  No word of a command line holds NUL.
+            end = words.index("--")
+            words = words[:end] + ["\0" + word for word in words[end + 1 :]]
+        self.parse_intermixed_args(words, arguments)
+        for name, value in list(vars(arguments).items()):
+            if isinstance(value, str):
+                setattr(arguments, name, value.removeprefix("\0"))
+            elif isinstance(value, list):
+                plain = [v.removeprefix("\0") if isinstance(v, str) else v for v in value]
+                setattr(arguments, name, plain)
+
+    def add_file(self, text: str = "a checkpoint; - reads standard input") -> None:
+        self.add_argument("file", metavar="FILE", help=text)
+
+    def add_json(self) -> None:
+        self.add_argument("--json", action="store_true", help="one JSON document")
+
+    def add_quiet(self) -> None:
+        self.add_argument("-q", "--quiet", action="store_true", help="the exit code says it all")
+
+    def add_dry_run(self) -> None:
+        self.add_argument(
+            "-n", "--dry-run", action="store_true", help="say what would be done, write nothing"
+        )
+
+    def add_writing(self) -> None:
+        """Of commands that write a checkpoint; see `_cliwriting`."""
+        self.add_argument(
+            "-o", "--output", metavar="OUT", required=True, help="the file to be written"
+        )
+        self.add_argument("-f", "--force", action="store_true", help="replace OUT if it is there")
+        self.add_dry_run()
+        self.add_quiet()
+
+
+def new_parser(command: str, room: ModuleType) -> Parser:
+    """The parser of one command: its room says what it takes."""
+    text = COMMANDS[command][1]
+    parser = Parser(
+        prog=f"pystatedict {command}",
+        description=text[0].upper() + text[1:] + ".",
+        epilog=getattr(room, "NOTES", None),
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,  # the room's Options have them
+    )
+    room.add_options(parser)
+    parser.add_argument("--color", choices=("auto", "always", "never"))
+    return parser
+
+
+def without_command(words: list[str]) -> NoReturn:
+    """Answer --help and --version; all else that is no command is wrong usage."""
     parser = argparse.ArgumentParser(
         prog="pystatedict",
-        formatter_class=formatter,
-        description="Look into PyTorch checkpoints without torch. Nothing in a file is executed.",
+        usage="%(prog)s COMMAND ...",
+        formatter_class=_Formatter,
+        description="Look into PyTorch checkpoints, check and change them, without torch.\n"
+        "Nothing in a file is executed. `pystatedict COMMAND --help` tells of a command.\n\n"
+        + _commands_text(),
         epilog="exit codes: 0 fine, 1 a negative answer, 2 wrong usage or an unreadable file",
     )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    _, rest = parser.parse_known_args(words)
+    word = next((word for word in rest if not word.startswith("-")), None)
+    if rest and rest[0] != word:
+        parser.error(f"unrecognized arguments: {rest[0]} (a command comes first)")
+    if word is None:
+        parser.error("a command is missing; --help lists them")
+    from difflib import get_close_matches
 
-    def command(name: str, text: str) -> ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            formatter_class=formatter,
-            argument_default=argparse.SUPPRESS,  # Arguments has them
-        )
-        sub.set_defaults(command=name)
-        sub.add_argument("file", metavar="FILE", help="a checkpoint; - reads standard input")
-        sub.add_argument("--color", choices=("auto", "always", "never"))
-        return sub
+    close = get_close_matches(word, COMMANDS, 1)
+    parser.error(f"no command {word!r}" + (f"; {close[0]}?" if close else "; --help lists them"))
 
-    def depth(text: str) -> int:
-        if not (text.isascii() and text.isdigit()):
-            raise argparse.ArgumentTypeError(f"not a number of levels: {text!r}")
-        from ._modules import MODULE_DEPTH
 
-        return min(int(text[:9]), MODULE_DEPTH)
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import __version__
 
-    ls = command("ls", "list the tensors")
-    ls.add_argument(
-        "patterns",
-        metavar="PATTERN",
-        nargs="*",
-        help="only these: a name, a module, or a pattern with * ? []",
-    )
-    ls.add_argument("-l", "--long", action="store_true", help="dtype, size, storage and offset too")
-    ls.add_argument("--sort", choices=("size", "name"), help="instead of the order in the file")
-    form = ls.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON document")
-    form.add_argument("--csv", action="store_true", help="comma-separated values with a head")
+        print(f"pystatedict {__version__}")
+        parser.exit()
 
-    tree = command("tree", "list the modules with their sizes")
-    tree.add_argument("--depth", type=depth, metavar="N", help="no deeper than N dots")
-    tree.add_argument("--json", action="store_true", help="one JSON document")
 
-    stat = command("stat", "tell what the file is and holds")
-    stat.add_argument("--json", action="store_true", help="one JSON document")
-
-    scan = command("scan", "list what the pickles name, and what of it is dangerous")
-    scan.add_argument("--json", action="store_true", help="one JSON document")
-    return parser
+def _commands_text() -> str:
+    width = max(map(len, COMMANDS))
+    lines = []
+    for group, title in GROUPS.items():
+        lines.append(f"{title}:")
+        for command, (of, text, _) in COMMANDS.items():
+            if of == group:
+                lines.append(f"{INDENT}{command:{width}}   {text}")
+        lines.append("")
+    return "\n".join(lines[:-1])

@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 from . import _scan
-from ._cli import FINE, NEGATIVE, note, print_json, source_of
+from ._cli import FINE, NEGATIVE, Arguments, note, print_json, source_of
 from ._printable import counted, printable
 from ._text import GREEN, RED, YELLOW, Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._cli import Arguments
+    from ._clioptions import Parser
     from ._scan import ScanReport
 
 
-def scan(arguments: Arguments) -> int:
+Options = Arguments
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_file()
+    parser.add_json()
+
+
+def run(arguments: Options) -> int:
     report = _scan.scan(source_of(arguments))
     if arguments.json:
         print_json(

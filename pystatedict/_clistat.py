@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from ._cli import FINE, complain, note_sidecar, open_file, path_of, print_json
+from ._cli import FINE, Arguments, complain, note_sidecar, open_file, path_of, print_json
 from ._errors import StateDictError
 from ._facts import facts_of
 from ._printable import counted, printable
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ._cli import Arguments
+    from ._clioptions import Parser
     from ._text import Signs
 
 
-def stat(arguments: Arguments) -> int:
+Options = Arguments
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_file()
+    parser.add_json()
+
+
+def run(arguments: Options) -> int:
     try:
         with open_file(arguments) as checkpoint:
             facts = facts_of(checkpoint)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 
-from ._cli import FINE, note_sidecar, open_file, print_json
-from ._modules import modules_of
+from ._cli import FINE, Arguments, note_sidecar, open_file, print_json
+from ._modules import MODULE_DEPTH, modules_of
 from ._printable import counted, printable
 from ._summary import flags_of
 from ._text import Screen, human_bytes, parameters_text, percent
@@ -15,13 +15,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._cli import Arguments
+    from ._clioptions import Parser
     from ._modules import Module
     from ._summary import Total
     from ._text import Signs
 
 
-def tree(arguments: Arguments) -> int:
+class Options(Arguments):
+    depth: int | None = None
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_file()
+    parser.add_argument("--depth", type=_depth, metavar="N", help="no deeper than N dots")
+    parser.add_json()
+
+
+def _depth(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not (text.isascii() and text.isdigit()):
+        raise ArgumentTypeError(f"not a number of levels: {text!r}")
+    return min(int(text[:9]), MODULE_DEPTH)
+
+
+def run(arguments: Options) -> int:
     with open_file(arguments) as checkpoint:
         flags, _, trouble = flags_of(checkpoint)
         root = modules_of(checkpoint, flags, arguments.depth)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import pystatedict as psd
-from pystatedict import _cli, _text
+from pystatedict import _cli, _clils, _text
 from pystatedict._printable import printable
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -568,7 +568,7 @@ def test_interrupted(model, monkeypatch):
     def interrupt(_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setitem(_cli._COMMANDS, "ls", interrupt)
+    monkeypatch.setattr(_clils, "run", interrupt)
     # A shell starts what runs in its background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -599,7 +599,7 @@ def test_memory(model, run, monkeypatch):
     def exhausted(_):
         raise MemoryError
 
-    monkeypatch.setitem(_cli._COMMANDS, "ls", exhausted)
+    monkeypatch.setattr(_clils, "run", exhausted)
     assert run("ls", model, code=2)[1] == "pystatedict: not enough memory\n"
 
 
