@@ -86,6 +86,8 @@ COMMANDS = {
     "tree": ("look", "list the modules with their sizes", True),
     "stat": ("look", "tell what the file is and holds", True),
     "scan": ("check", "list what the pickles name, and what of it is dangerous", True),
+    "verify": ("check", "hold every record against its checksum", True),
+    "repair": ("change", "write what is whole of a damaged file as a new one", False),
 }
 
 

@@ -13,9 +13,10 @@ from pystatedict._recordcheck import check_records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    from pystatedict._cliprogress import Progress
     from pystatedict._opened import Archive as Opened
 
 __all__ = ["Repair", "Verification", "repair", "verify"]
@@ -102,12 +103,19 @@ def verify(f: Any, *, limits: Mapping[str, int] | None = None) -> Verification:
     >>> bool(report), report.checked, report.unchecked
     (True, 12, 0)
     """
+    return verify_with(f, limits)
+
+
+def verify_with(
+    f: Any, limits: Mapping[str, int] | None = None, progress: Progress | None = None
+) -> Verification:
+    """verify(), which tells `progress` of the bytes."""
     try:
         archive, _ = open_at(f, None, access="read", limits=limits)
     except CorruptError as error:
         return Verification(_path(error, f), None, 0, 0, [error])
     try:
-        found = _examine(archive)
+        found = _examine(archive, progress)
         return Verification(
             archive.path, archive.kind, found.checked, found.unchecked, found.problems, found.lost
         )
@@ -124,7 +132,8 @@ def _path(error: StateDictError, f: Any) -> str | None:
 class _Examination:
     """Records that were checked, what was wrong, and which tensors are lost by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
         self.checked = self.unchecked = 0
         self.problems: list[StateDictError] = []
         self.lost: list[str] = []
@@ -134,7 +143,8 @@ class _Examination:
         """Check the records of one file; take what stands in damaged ones for lost."""
         bad: set[str] = set()
         records = archive.records()
-        for record, told in zip(records, check_records(archive, all=True), strict=True):
+        checks = check_records(archive, all=True, progress=self.progress)
+        for record, told in zip(records, checks, strict=True):
             if isinstance(told, StateDictError):
                 told.path = archive.path
                 self.problems.append(told)
@@ -148,8 +158,8 @@ class _Examination:
         return not bad
 
 
-def _examine(archive: Opened) -> _Examination:
-    found = _Examination()
+def _examine(archive: Opened, progress: Progress | None) -> _Examination:
+    found = _Examination(progress)
     if isinstance(archive, Archive):
         found.look_at(archive)
         found.lost = [name for name, info in archive.tensors().items() if info._is_lost]
@@ -202,12 +212,30 @@ def repair(
     >>> repair(most, "repaired.pth")
     <Repair: 6 tensors kept, 0 lost>
     """
+    from pystatedict import _api
+
+    def save(obj: Any, report: Repair, opaque: bool) -> None:
+        _api.save(obj, out, opaque=opaque, overwrite=overwrite)
+
+    return repair_by(f, out, save, limits)
+
+
+def repair_by(
+    f: Any,
+    out: Any,
+    save: Callable[[Any, Repair, bool], None],
+    limits: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """repair(), where `save` is given the object, what is to be said of it, and whether
+    Opaque objects may stand in the format that `out` tells.
+    """
     from pystatedict import _api, _values
 
     archive, problems = _open_what_is_left(f, limits)
     try:
         with Naming(archive.path):
-            found = _examine(archive)
+            found = _examine(archive, progress)
             _api._check_globals(archive, "opaque", "error")
             problems += found.problems
             obj = archive.load(archive.root, _values)
@@ -216,9 +244,11 @@ def repair(
             if complete is not None:
                 found.lost += complete(archive, obj, found.bad)
         opaque = _api.format_of(out, None) == "zip"  # the other formats have no place for it
-        _api.save(obj, out, opaque=opaque, overwrite=overwrite)
         gone = set(found.lost)
-        return Repair([n for n in archive.tensors() if n not in gone], found.lost, problems)
+        kept = [name for name in archive.tensors() if name not in gone]
+        report = Repair(kept, found.lost, problems)
+        save(obj, report, opaque)
+        return report
     finally:
         archive.close()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from pystatedict._cliprogress import Progress
     from pystatedict._opened import Archive
 
 
@@ -38,10 +39,12 @@ _WORTH_THREADS = 16 << 20
 _THREADS_MOST = 4
 
 
-def check_records(archive: Archive, all: bool, alone: bool = False) -> list[bool | StateDictError]:
+def check_records(
+    archive: Archive, all: bool, alone: bool = False, progress: Progress | None = None
+) -> list[bool | StateDictError]:
     """What came of each record in its order: whether it states a CRC, or what is wrong.
 
-    Up to the first bad one, unless `all` are asked for.
+    Up to the first bad one, unless `all` are asked for.  `progress` is told of stored bytes.
     """
     records = archive.records()
     threads = 1
@@ -50,6 +53,8 @@ def check_records(archive: Archive, all: bool, alone: bool = False) -> list[bool
     if together and sum(row[2] for row in records) >= _WORTH_THREADS:
         threads = min(_THREADS_MOST, os.cpu_count() or 1, len(records))
     checks = _Checks(archive, len(records), all)
+    if progress is not None:
+        checks.tell(progress, [row[2] for row in records])
     if threads > 1:
         checks.run(threads)
     else:
@@ -65,6 +70,12 @@ class _Checks:
         self._left = iter(range(count))
         self._all = all
         self._told: list[bool | BaseException | None] = [None] * count
+        self._progress: Progress | None = None
+        self._sizes: list[int] = []
+
+    def tell(self, progress: Progress, sizes: list[int]) -> None:
+        progress.add(sum(sizes))
+        self._progress, self._sizes = progress, sizes
 
     def run(self, threads: int) -> None:
         from threading import Lock, Thread
@@ -83,8 +94,10 @@ class _Checks:
                 other.join()
 
     def _work(self, lock: AbstractContextManager[Any]) -> None:
+        index: int | None = None
         while True:
             with lock:
+                self._is_done(index)
                 index = next(self._left, None)
             if index is None:
                 return
@@ -94,6 +107,12 @@ class _Checks:
         """Take one record after another, as long as there are any."""
         while (index := next(self._left, None)) is not None:
             self._check(index)
+            self._is_done(index)
+
+    def _is_done(self, index: int | None) -> None:
+        """One thread at a time tells it."""
+        if self._progress is not None and index is not None:
+            self._progress.advance(self._sizes[index])
 
     def _check(self, index: int) -> None:
         try:
