@@ -13,7 +13,7 @@ from pystatedict._errors import UnsafePickleError, UnsupportedError
 from pystatedict._files import open_source, sidecar_of
 from pystatedict._opening import Naming, archive_of, open_at, open_checkpoint, warn_of_method
 from pystatedict._roots import find_in, find_root
-from pystatedict._targets import Ahead, reading, replacing, writer_of
+from pystatedict._targets import Ahead, reading, replacing, told, writer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -346,6 +346,7 @@ def save(
     overwrite: bool = True,
     checksum: bool = True,
     opaque: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """Write a checkpoint, mostly one that ``torch.load`` of 1.6 to today reads, in every mode.
 
@@ -370,6 +371,7 @@ def save(
         overwrite: False raises FileExistsError when the file is there.
         checksum: False leaves the CRC fields 0, as an option of torch does.
         opaque: write Opaque objects back as they were; torch would import them on loading.
+        progress: is called with the number of bytes, each time that some were written.
 
     Raises:
         TypeError: the object, or something in it, is no checkpoint data.
@@ -402,12 +404,12 @@ def save(
     if not isinstance(f, (str, os.PathLike)):
         if trainable == "sidecar":
             raise ValueError('trainable="sidecar" needs a path, for the sidecar to stand beside')
-        write(writer_of(f))
+        write(told(writer_of(f), progress))
         return
     path = os.fsdecode(os.fspath(f))
     document = None
     with replacing(path, overwrite) as file:
-        write(Ahead(file))
+        write(told(Ahead(file), progress))
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # beside a device no sidecar stands
             document = _sidecar_document(obj, path, file, trainable, inside=torchs)
     if document is not None:

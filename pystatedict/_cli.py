@@ -87,6 +87,16 @@ COMMANDS = {
     "stat": ("look", "tell what the file is and holds", True),
     "scan": ("check", "list what the pickles name, and what of it is dangerous", True),
     "verify": ("check", "hold every record against its checksum", True),
+    "diff": ("check", "tell what two checkpoints differ in", False),
+    "match": ("check", "tell whether a checkpoint's names and shapes fit another's", False),
+    "hash": ("check", "one number for the tensors, whatever the file's format", True),
+    "rename": ("change", "write it with other names", False),
+    "select": ("change", "write some of its tensors", False),
+    "cast": ("change", "write it with another dtype", False),
+    "merge": ("change", "write several as one", False),
+    "convert": ("change", "write it in another format", False),
+    "shard": ("change", "write it into several files with an index", False),
+    "edit": ("change", "change names, flags and structure in the file itself", False),
     "repair": ("change", "write what is whole of a damaged file as a new one", False),
 }
 

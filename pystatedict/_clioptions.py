@@ -11,7 +11,7 @@ from ._text import INDENT, terminal_width
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from ._cli import Arguments
 
@@ -49,6 +49,17 @@ class Parser(argparse.ArgumentParser):
 
     def add_file(self, text: str = "a checkpoint; - reads standard input") -> None:
         self.add_argument("file", metavar="FILE", help=text)
+
+    def add_repeated(self, option: str, **options: Any) -> None:
+        """An option that may be given again, whose values become a list."""
+        self.add_argument(option, action=_Repeated, **options)
+
+    def add_root(self) -> None:
+        self.add_argument(
+            "--root",
+            metavar="PART",
+            help="write this part alone: a dotted path, or auto for the one state_dict inside",
+        )
 
     def add_json(self) -> None:
         self.add_argument("--json", action="store_true", help="one JSON document")
@@ -108,6 +119,13 @@ def without_command(words: list[str]) -> NoReturn:
 
     close = get_close_matches(word, COMMANDS, 1)
     parser.error(f"no command {word!r}" + (f"; {close[0]}?" if close else "; --help lists them"))
+
+
+class _Repeated(argparse.Action):
+    """As "append", which would append to the room's own default."""
+
+    def __call__(self, _: object, namespace: Any, value: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), value])
 
 
 class _Version(argparse.Action):

@@ -11,7 +11,7 @@ from pystatedict._statedict import StateDict
 from pystatedict._taken import is_tensor, taken, tie
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 #: in ``__metadata__`` of a safetensors file: {name: the tensor that it is another name of}.
 TIES = "pystatedict.ties"
@@ -29,6 +29,7 @@ def convert(
     overwrite: bool = True,
     verify: bool = False,
     limits: Mapping[str, int] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """Write what is in a checkpoint into a file of another format, or into several files.
 
@@ -49,6 +50,7 @@ def convert(
         overwrite: False raises FileExistsError when `out` is there.
         verify: read what was written again, and compare it with what it was made of.
         limits: as load() takes them.
+        progress: is called with the number of bytes, each time that some were written.
 
     Raises:
         ChecksumError: a tensor of `f` is damaged; nothing was written.
@@ -65,19 +67,19 @@ def convert(
     path = os.fsdecode(os.fspath(out))
     if shard is not None:
         made: Any = taken(_object(f, root or "auto", limits))
-        _write_shards(made, path, shard, format or "safetensors")
+        _write_shards(made, path, shard, format or "safetensors", progress)
     else:
         kind = format_of(path, format)
         torchs = kind in _TORCHS
         made = _object(f, root if torchs or root else "auto", limits)
         if isinstance(made, StateDict):
             made = _retied(made) if torchs else _noted(made, kind)
-        save(made, path, format=kind, overwrite=overwrite)
+        save(made, path, format=kind, overwrite=overwrite, progress=progress)
     if verify:
         _compare(made, path)
 
 
-def _write_shards(sd: StateDict, folder: str, shard: int | str, format: str) -> None:
+def _write_shards(sd: StateDict, folder: str, shard: int | str, format: str, progress: Any) -> None:
     """The files, and one sidecar for all of them: of what their pickles do not tell."""
     from pystatedict._shardwrite import bytes_of, save_shards
 
@@ -86,7 +88,7 @@ def _write_shards(sd: StateDict, folder: str, shard: int | str, format: str) -> 
     plain = _noted(sd, format).copy()
     plain._said.clear()
     told = {str(name): flag for name, flag in flags.items() if flag is not None}
-    save_shards(plain, folder, most, format, told)
+    save_shards(plain, folder, most, format, told, progress)
 
 
 def _object(f: Any, root: str | None, limits: Mapping[str, int] | None) -> Any:

@@ -59,15 +59,17 @@ def edit(path: str | os.PathLike[str], change: Callable[[Any], Any]) -> None:
             from pystatedict._api import load_lazily
 
             made = change(load_lazily(name))
-            program, dropped, document = _prepared(archive, made, name)
+            program, dropped, told = _prepared(archive, made, name)
         finally:
             archive.close()
+        if told is None and followed:
+            told = "", {}  # what it said of tensors that are gone
         with _Undo(name, file):
             _append(file, archive.prefix + "data.pkl", program, dropped)
             _check(name, made)
-    if document is None and followed:
-        document = "", {}  # what it said of tensors that are gone
-    _write_sidecar(name, document)
+            document = None if told is None else _document(name, *told)
+    if document is not None:
+        _write_sidecar(name, document)
 
 
 def undo(path: str | os.PathLike[str]) -> bool:
@@ -214,16 +216,24 @@ def _sidecar_is_current(name: str) -> bool:
     return True
 
 
-def _write_sidecar(name: str, told: Any) -> None:
-    """The flags that the pickle does not tell, bound to the file as it is now."""
-    from pystatedict._sidecar import save_trainable
+def _document(name: str, root: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """The sidecar's content, bound to the file as it is now; empty of no flags."""
+    from pystatedict._opening import open_checkpoint
+    from pystatedict._sidecar import document_of
 
-    if told is None:
-        return
-    root, flags = told
-    flags = {key: flag for key, flag in flags.items() if flag is not None}
-    if flags:
-        save_trainable(name, flags, root=root or None)
+    said = {key: flag for key, flag in flags.items() if flag is not None}
+    if not said:
+        return {}
+    with open_checkpoint(name, root or None, access="read") as found:
+        size = os.stat(name).st_size
+        return document_of(found.archive, name, said, names=dict(found), root=root, size=size)
+
+
+def _write_sidecar(name: str, document: dict[str, Any]) -> None:
+    from pystatedict._sidecar import write_document
+
+    if document:
+        write_document(name, document)
     elif os.path.exists(sidecar_of(name)):
         os.unlink(sidecar_of(name))
 

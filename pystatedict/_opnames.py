@@ -413,3 +413,43 @@ def drop_optimizer(obj: Any) -> Any:
         rows = [(key, key, value) for key, value in obj.items() if key not in unwanted]
         return remade(obj, rows)
     return type(obj)((key, value) for key, value in obj.items() if key not in unwanted)
+
+
+def within(obj: Any, change: Callable[[Any], Any], root: str | None = None) -> Any:
+    """The nest that a checkpoint holds, with its state_dict as `change` makes it, and all else
+    as it was.
+
+    `root`: the dotted path to the state_dict; None: the one inside, as ``root="auto"`` finds it.
+    Raises MissingTensorError when there is nothing at `root`.
+
+    >>> import numpy as np
+    >>> checkpoint = {"epoch": 3, "model": {"module.w": np.zeros(1)}}
+    >>> within(checkpoint, strip_prefix)["model"]
+    <StateDict of 1 entry>
+    """
+    from pystatedict._roots import find_in
+
+    if not isinstance(obj, Mapping):
+        return change(obj)
+    if root is None:
+        found = find_in(obj)
+        if found is obj:
+            return change(obj)
+        root_key = next(key for key, value in obj.items() if value is found)
+        return _with(obj, root_key, change(found))
+    first, _, rest = root.partition(".")
+    # A key may have dots of its own.
+    for key in (root, first):
+        if isinstance(obj, Mapping) and key in obj:
+            inner = obj[key]
+            below = rest if key is first and rest else None
+            return _with(obj, key, within(inner, change, below) if below else change(inner))
+    raise MissingTensorError(f"there is nothing at {printable(repr(root), 80)}", key=root)
+
+
+def _with(obj: Any, key: Any, value: Any) -> Any:
+    import copy
+
+    made = copy.copy(obj)
+    made[key] = value
+    return made

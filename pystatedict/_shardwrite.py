@@ -82,7 +82,12 @@ def _together(name: Any, value: Any) -> Any:
 
 
 def save_shards(
-    sd: StateDict, folder: str, most: int, format: str, flags: dict[str, bool] | None = None
+    sd: StateDict,
+    folder: str,
+    most: int,
+    format: str,
+    flags: dict[str, bool] | None = None,
+    progress: Any = None,
 ) -> None:
     """Write the files into a new folder, which appears whole or not at all.
 
@@ -108,7 +113,13 @@ def save_shards(
         for file, keys in zip(names, files, strict=True):
             rows = [(key, key, sd[key]) for key in keys]
             trainable: Literal[False] | None = False if format == "safetensors" else None
-            save(remade(sd, rows), os.path.join(part, file), format=format, trainable=trainable)
+            save(
+                remade(sd, rows),
+                os.path.join(part, file),
+                format=format,
+                trainable=trainable,
+                progress=progress,
+            )
         if len(files) > 1:
             index = os.path.join(part, f"{stem}{suffix}.index.json")
             _write_index(index, sd, dict(zip(names, files, strict=True)))

@@ -137,6 +137,9 @@ def tie(value: Any) -> Any:
     """Equal for tensors that are one: the same storage seen through the same window."""
     if is_info(value):
         number = value._storage_index
+        if value._stored is None and value._archive is not None:
+            # Conjugated, say: of one storage, and others than its elements.
+            return (id(value._archive), "tensor", value._index)
         if number is None or not value.numel:
             return id(value)
         return (id(value._archive), number, value.storage_offset, value.shape, value.stride,

@@ -306,6 +306,21 @@ class Ahead:
         return count
 
 
+def told(
+    write: Callable[[memoryview], object], progress: Callable[[int], object] | None
+) -> Callable[[memoryview], object]:
+    """A write method that tells how many bytes it was given."""
+    if progress is None:
+        return write
+
+    def telling(data: memoryview) -> object:
+        taken = write(data)
+        progress(taken if isinstance(taken, int) else len(data))
+        return taken
+
+    return telling
+
+
 class _Raw:
     """write() of a raw file, whose None means that nothing was taken, not all."""
 

@@ -35,6 +35,7 @@ from pystatedict._opnames import (
     strip_prefix,
     unflatten,
     update,
+    within,
 )
 from pystatedict._opvalues import cast, compact, map
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_prefix", "arrays", "cast", "compact", "convert", "drop", "drop_optimizer", "edit",
     "flatten", "freeze", "map", "merge", "only_trainable", "open", "rename", "select",
-    "strip_prefix", "undo", "unflatten", "unfreeze", "update",
+    "strip_prefix", "undo", "unflatten", "unfreeze", "update", "within",
 ]  # fmt: skip
 
 

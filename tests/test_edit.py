@@ -346,6 +346,14 @@ def test_the_sidecar_follows(path: pathlib.Path) -> None:
     assert dict(psd.load(path).trainable) == {"other": None, "empty": None, "steps": None}
 
 
+def test_flags_that_contradict_leave_the_file_as_it_was(path: pathlib.Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(psd.SidecarError, match="tied tensors have different flags"):
+        ops.edit(path, lambda sd: ops.unfreeze(ops.freeze(sd), "*.embed"))
+    assert path.read_bytes() == before
+    assert psd.load_trainable(path)["module.head"] is False
+
+
 def test_names_in_other_alphabets(tmp_path: pathlib.Path) -> None:
     """Also of the file, which torch makes the name of the archive's folder."""
     torch = pytest.importorskip("torch")
