@@ -114,7 +114,8 @@ class _Comparison:
 
         found = self._found
         told: dict[str, Distance] = {}
-        for entry in together(self._old[name] for name in names):
+        by_new = together(self._new[name] for name in names)
+        for entry in together(self._old[entry.name] for entry in by_new):
             other = self._new[entry.name]
             distance = self._distance(entry, other)
             if distance is not None:

@@ -7,7 +7,6 @@ Source without a map, and one storage at a time is held.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from pystatedict._checkpoint import Checkpoint
@@ -261,7 +260,3 @@ def roots_of(root: Any) -> tuple[str | None, str | None]:
         if all(part is None or isinstance(part, str) for part in (first, second)):
             return first, second
     raise TypeError('root is None, "auto", a dotted path, or a pair of these, one for each file')
-
-
-def path_of(f: Any) -> str | None:
-    return os.fsdecode(os.fspath(f)) if isinstance(f, (str, os.PathLike)) else None

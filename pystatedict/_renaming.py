@@ -120,8 +120,9 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 def _paths(names: Names) -> tuple[dict[Rule, Pairs], int]:
     """Names that differ in one place, where up to two parts stand for up to two others."""
     places: dict[tuple[str, str, Shape], list[tuple[str, str]]] = {}
+    sought = set(names.old.values())
     for name, shape in names.new.items():
-        for before, path, behind in _windows(name):
+        for before, path, behind in _windows(name) if shape in sought else ():
             crowd = places.setdefault((before, behind, shape), [])
             if len(crowd) < _CROWD and not path.isdigit():
                 crowd.append((path, name))
@@ -150,7 +151,8 @@ def _windows(name: str) -> Iterator[tuple[str, str, str]]:
     for i, start in enumerate(starts):
         for stop in starts[i : i + _LONGEST + 1]:
             if start or stop <= len(name):  # never the whole name
-                yield name[:start], name[start : max(stop - 1, start)], name[stop:]
+                end = stop - 1 if stop > start else start
+                yield name[:start], name[start:end], name[stop:]
     for stop in starts[_LONGEST + 1 : -2]:
         yield "", name[: stop - 1], name[stop:]
 

@@ -178,6 +178,22 @@ def test_of_more_names_than_contents_the_rest_is_added() -> None:
     assert list(found.added) == ["b.y"]
 
 
+def test_renamed_ones_are_in_the_order_of_their_file() -> None:
+    contents = [np.zeros(2), np.ones(2), np.zeros(2), np.ones(2)]
+    a = {f"a.{i}": array for i, array in enumerate(contents)}
+    b = {f"b.{i}": array for i, array in reversed(list(enumerate(contents)))}
+    assert list(psd.diff(a, b).renamed.items()) == [(f"a.{i}", f"b.{i}") for i in range(4)]
+
+
+def test_mappings_of_any_keys_and_cycles() -> None:
+    inner: dict[str, Any] = {"w": np.ones(2)}
+    inner["again"] = {"inner": inner}
+    a = {1: np.zeros(1), "1": np.ones(1), "list": [np.ones(3), (np.ones(4),)], "deep": inner}
+    a["scalar"], a["text"] = np.float32(3), "no tensor"  # type: ignore[assignment]
+    found = psd.diff(a, {}, root=None)
+    assert list(found.removed) == ["1", "1#2", "list.0", "list.1.0", "deep.w"]
+
+
 @pytest.mark.parametrize(
     "other",
     [np.zeros((2, 1)), np.zeros(2, "f4"), np.zeros(2, "i8"), -np.zeros(2), np.zeros(0)],
@@ -279,6 +295,15 @@ def test_the_largest_integers_differ() -> None:
     assert found.changed["w"].differing == 1
     found = psd.diff({"w": np.array([2**62, -(2**63)])}, {"w": np.array([2.0**62, -(2.0**63)])})
     assert found.close["w"].differing == 0
+
+
+def test_gaps_beyond_64_bits() -> None:
+    low, high = np.array([-(2**63), 5]), np.array([2**64 - 1, 5], "u8")
+    for a, b in ((low, high), (high, low)):
+        found = between(a, b)
+        assert (found.max_abs, found.differing) == (2**64 - 1 + 2**63, 1)
+        assert found.rms == pytest.approx(1.5 * 2**64 / math.sqrt(2))
+    assert between(np.array([-3]), np.array([2**64 - 2], "u8")).max_abs == 2**64 + 1
 
 
 def test_bools() -> None:
@@ -537,10 +562,36 @@ def test_few_bytes_seen_as_many() -> None:
     found = between(a, b)
     assert (found.count, found.differing) == (2 << 40, 1 << 40)
     assert found.rms == pytest.approx(math.sqrt(0.5))
+    found = between(np.broadcast_to(NAN, (1 << 40,)), np.broadcast_to(1.0, (1 << 40,)))
+    assert (found.nans, found.beyond) == (1 << 40, 1 << 40)
     base = np.zeros(1 << 20, "u1")
     wide = np.lib.stride_tricks.as_strided(base, (1 << 19, 1 << 19), (1, 1))
     with pytest.raises(psd.LimitError, match="over and over"):
         psd.diff({"w": wide}, {"w": wide})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are mapped there")
+def test_no_storage_is_read_for_each_of_its_tensors(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views of two storages, in turns, and on the other side in other turns."""
+    from pystatedict._entries import Hand
+
+    bases = [np.arange(600.0), np.arange(600.0) + 1]
+    for name, by in (("a.pth", 2), ("b.pth", 3)):
+        parts = {f"v{i}": bases[i % by == 0][i : i + 7] for i in range(60)}
+        psd.save(parts, tmp_path / name)
+    reads = []
+    take = Hand.take
+
+    def counted(hand: Hand, entry: Any) -> Any:
+        if entry.storage != hand._storage:
+            reads.append(entry)
+        return take(hand, entry)
+
+    monkeypatch.setattr(Hand, "take", counted)
+    assert psd.diff(tmp_path / "a.pth", tmp_path / "b.pth").compared == 60
+    assert len(reads) <= 6
 
 
 MEMORY = """

@@ -203,6 +203,22 @@ def test_old_names_of_norms() -> None:
     assert sorted(told(found)) == ["replace 'beta' by 'bias'", "replace 'gamma' by 'weight'"]
 
 
+def test_of_equal_shapes_the_names_that_are_alike_are_taken() -> None:
+    a = {f"h.{i}.{n}.w": zeros(8, 8) for i in range(3) for n in ("q", "k", "v")}
+    b = {f"h.{i}.{n}.w": zeros(8, 8) for i in range(3) for n in ("value", "query", "key")}
+    expected = ["replace 'k' by 'key'", "replace 'q' by 'query'", "replace 'v' by 'value'"]
+    assert sorted(told(psd.match(a, b))) == expected
+
+
+def test_what_could_be_either_is_not_guessed() -> None:
+    a = {f"a.{i}.p.x.{n}": zeros(8) for i in range(3) for n in ("one", "two")}
+    b = {f"b.{i}.q.y.z.{n}": zeros(8) for i in range(3) for n in ("uno", "dos")}
+    assert psd.match(a, b).suggestions == ()
+    ends = {f"b.{i}.q.y.z.{n}": zeros(8) for i in range(3) for n in ("two", "one")}
+    assert len(psd.match(a, ends).rename) == 6
+    assert psd.match({"q.x.a.w": zeros(2), "q.a.x.w": zeros(2)}, {"q.a.w": zeros(2)}).rename == {}
+
+
 def test_single_names_of_a_shape_of_their_own() -> None:
     a = {"classifier.weight": zeros(10, 3), "x": zeros(5), "p1": zeros(7), "p2": zeros(7)}
     b = {"head.weight": zeros(10, 3), "completely": zeros(5), "q1": zeros(7), "q2": zeros(7)}
