@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ._errors import SidecarError, StateDictError
+from ._errors import MissingTensorError, SidecarError, StateDictError
 from ._printable import printable
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FINE  # the reader has enough: `| head`
     except KeyboardInterrupt:
         return INTERRUPTED
-    except NoSuchTensor as exc:
+    except MissingTensorError as exc:
         note(str(exc))
         return NEGATIVE
     except StateDictError as exc:
@@ -85,6 +85,7 @@ COMMANDS = {
     "ls": ("look", "list the tensors", True),
     "tree": ("look", "list the modules with their sizes", True),
     "stat": ("look", "tell what the file is and holds", True),
+    "cat": ("look", "print the values of a tensor, or what can be said of them", False),
     "scan": ("check", "list what the pickles name, and what of it is dangerous", True),
     "verify": ("check", "hold every record against its checksum", True),
     "diff": ("check", "tell what two checkpoints differ in", False),
@@ -136,10 +137,6 @@ def room_of(command: str) -> ModuleType:
 
 
 # ----------------------------------------------------------- what the commands share
-
-
-class NoSuchTensor(Exception):
-    """A name or a pattern that the checkpoint has not: a negative answer, with its text."""
 
 
 def source_of(arguments: Arguments) -> str | BinaryIO:

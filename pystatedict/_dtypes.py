@@ -242,7 +242,8 @@ def widen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         table = np.array([*_E2M1, *(-value for value in _E2M1)], "f4")
         bytes_ = array.view(np.ndarray).astype("u1")
         both = np.stack([table[bytes_ & 15], table[bytes_ >> 4]], axis=-1)
-        return both.reshape(*array.shape[:-1], -1)
+        # Said in full: of an array without elements NumPy cannot tell what -1 stands for.
+        return both.reshape(*array.shape[:-1], 2 * (array.shape or (1,))[-1])
     if name is not None and name.startswith("bits"):
         raise TypeError(f"{name} says nothing about what its bits mean")
     return array.astype("f4") if name in _ML_DTYPES else array

@@ -58,6 +58,15 @@ def test_float4_pairs() -> None:
     assert np.signbit(found.reshape(-1)[8])
 
 
+@pytest.mark.parametrize(
+    ("shape", "wide"),
+    [((0, 3), (0, 6)), ((2, 0), (2, 0)), ((0,), (0,)), ((2, 3), (2, 6)), ((), (2,))],
+)
+def test_float4_of_every_shape(shape: tuple[int, ...], wide: tuple[int, ...]) -> None:
+    dtype = np.dtype("u1", metadata={"torch_dtype": "float4_e2m1fn_x2"})
+    assert psd.widen(np.zeros(shape, dtype)).shape == wide
+
+
 def test_other_arrays_stay() -> None:
     for dtype in ("f2", "f4", "f8", "i1", "u8", "c8", "?", "U3"):
         array = np.zeros(3, dtype)
