@@ -99,6 +99,7 @@ COMMANDS = {
     "shard": ("change", "write it into several files with an index", False),
     "edit": ("change", "change names, flags and structure in the file itself", False),
     "repair": ("change", "write what is whole of a damaged file as a new one", False),
+    "trainable": ("change", "tell which tensors are trainable and who says it, or say it", True),
 }
 
 

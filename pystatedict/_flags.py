@@ -271,18 +271,27 @@ def put_over(
 
     (state of the sidecar, what is wrong with it): see `_summary.flags_of`.
     """
+    said, state, trouble = told_beside(archive, root, path)
+    for name in flags:
+        if name in said:
+            flags[name] = said[name]
+    return state, trouble
+
+
+def told_beside(
+    archive: Archive, root: Path, path: str
+) -> tuple[dict[str, bool], str, SidecarError | str | None]:
+    """(flags of the sidecar at `path` by the names of a listing of `root`, its state, trouble)."""
     try:
         sidecar = read_sidecar(path)
         if sidecar is None:
-            return "none", None
+            return {}, "none", None
         said, trouble = said_by(archive, sidecar)
     except SidecarError as error:
-        return "broken", error
+        return {}, "broken", error
     if isinstance(trouble, SidecarError):
-        return "stale", trouble
-    prefix = joined(*root)
-    for name in flags:
-        flag = said.get(joined(prefix, name))
-        if flag is not None:
-            flags[name] = flag
-    return "unsure" if trouble else "current", trouble
+        return {}, "stale", trouble
+    if root:
+        start = joined(*root) + "."
+        said = {n.removeprefix(start): flag for n, flag in said.items() if n.startswith(start)}
+    return said, "unsure" if trouble else "current", trouble

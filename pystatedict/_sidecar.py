@@ -246,7 +246,7 @@ def read_sidecar(target: str) -> Sidecar | None:
         raise _malformed(target, "no regular file")
     if len(data) > LIMIT:
         raise _malformed(target, f"more than {LIMIT:,} bytes")
-    return _parse(data, target)
+    return parse(data, target)
 
 
 def records_digest(records: Iterable[Record]) -> str:
@@ -376,7 +376,7 @@ def _refuse_unknown(
         return
     evidence: list[str] = []
     for name in unknown[:_LISTED]:
-        close = _close(name, names)
+        close = close_names(name, names)
         evidence.append(
             _shown(name) + (f", close: {', '.join(map(_shown, close))}" if close else "")
         )
@@ -391,7 +391,7 @@ def _refuse_unknown(
     )
 
 
-def _close(name: str, names: Iterable[str]) -> list[str]:
+def close_names(name: str, names: Iterable[str]) -> list[str]:
     if len(name) > _LONGEST:
         return []
     from difflib import get_close_matches
@@ -409,7 +409,7 @@ def _close(name: str, names: Iterable[str]) -> list[str]:
 # ----------------------------------------------------------------- reading
 
 
-def _parse(data: bytes, path: str) -> Sidecar:
+def parse(data: bytes, path: str) -> Sidecar:
     import json
 
     try:
