@@ -100,6 +100,7 @@ COMMANDS = {
     "edit": ("change", "change names, flags and structure in the file itself", False),
     "repair": ("change", "write what is whole of a damaged file as a new one", False),
     "trainable": ("change", "tell which tensors are trainable and who says it, or say it", True),
+    "completion": ("shell", "print a script that completes commands, options and files", False),
 }
 
 
