@@ -59,6 +59,16 @@ def test_help_lists_every_command_once_in_its_group(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_page_tells_of_every_command():
+    page = pathlib.Path(__file__).parents[1] / "docs" / "command-line.md"
+    told = [
+        line[3:].split("`")[0].split()[0]
+        for line in page.read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    assert told == list(_cli.COMMANDS)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -115,7 +115,9 @@ def test_without_numpy(path: pathlib.Path, code: str) -> None:
     assert found & {"numpy", "ml_dtypes", "importlib.metadata"} == set()
 
 
-@pytest.mark.parametrize("command", ["ls", "tree", "stat", "scan", "--help", "--version"])
+@pytest.mark.parametrize(
+    "command", ["ls", "tree", "stat", "scan", "verify", "trainable", "--help", "--version"]
+)
 @pytest.mark.parametrize("name", ["model.pth", "flags.pth"])
 def test_the_command_line(path: pathlib.Path, command: str, name: str) -> None:
     files = [] if command.startswith("-") else [path.with_name(name)]
@@ -123,7 +125,7 @@ def test_the_command_line(path: pathlib.Path, command: str, name: str) -> None:
     assert found & {"numpy", "ml_dtypes", "torch", "importlib.metadata", "asyncio"} == set()
 
 
-@pytest.mark.parametrize("command", ["ls", "tree", "stat", "scan"])
+@pytest.mark.parametrize("command", ["ls", "tree", "stat", "scan", "verify", "trainable"])
 def test_a_command_without_options_needs_no_parser(path: pathlib.Path, command: str) -> None:
     code = f"import sys; from pystatedict._cli import main; main(['{command}', sys.argv[1]])"
     assert "argparse" not in imported("-c", code, path)

@@ -135,7 +135,8 @@ def commands(block: Block) -> Iterator[tuple[str, str]]:
 @pytest.mark.usefixtures("reader")
 def test_console_blocks() -> None:
     ran = 0
-    for block in README:
+    page = blocks_of(ROOT / "docs" / "command-line.md")
+    for block in [*README, *page]:
         if block.kind != "console":
             continue
         for command, expected in commands(block):
@@ -143,10 +144,10 @@ def test_console_blocks() -> None:
                 command, shell=True, capture_output=True, text=True, encoding="utf-8", check=False
             )
             ran += 1
-            where = f"README.md:{block.line}: {command}"
+            where = f"line {block.line}: {command}"
             assert (done.returncode, done.stderr) == (0, ""), where
             assert done.stdout == expected, where
-    assert ran >= 3
+    assert ran >= 9
 
 
 def test_shell_blocks_are_the_two_commands() -> None:
