@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operations on weights are given, as StateDicts, and their results as such.
+
+An input may be a mapping, a Checkpoint or a path.  Files are opened so that bytes are read
+where they are wanted: a map would keep all that was ever read of it among the resident pages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from pystatedict._checkpoint import Checkpoint, window
+from pystatedict._core import TensorInfo
+from pystatedict._dtypes import torch_dtype
+from pystatedict._lazy import LazyTensor
+from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
+from pystatedict._statedict import StateDict
+from pystatedict._tensorkinds import TensorObject
+
+#: Flags of a tensor that a tensor computed from it keeps.
+_FLAGS = PARAMETER | REQUIRES_GRAD | BUFFER
+
+
+def taken(f: Any) -> StateDict:
+    """A StateDict of what `f` holds; of a mapping of mappings, of the one state_dict in it."""
+    if isinstance(f, (str, os.PathLike)):
+        f = _read_of(f)
+    if isinstance(f, Checkpoint):
+        from pystatedict._api import _as_state_dict
+
+        made: StateDict = _as_state_dict(f)
+        made.source = f.path
+        return made
+    if not isinstance(f, Mapping):
+        raise TypeError(
+            f"a {type(f).__name__} holds no weights; give a path, a Checkpoint, or a mapping of"
+            " names to arrays"
+        )
+    if not any(is_tensor(value) for value in f.values()):
+        from pystatedict._roots import find_in
+
+        f = find_in(f)
+    return f if isinstance(f, StateDict) else StateDict(f)
+
+
+def _read_of(f: str | os.PathLike[str]) -> Any:
+    """What load(f, map_location="meta", root="auto") gives, of a file that is not mapped."""
+    from pystatedict import _values
+    from pystatedict._api import _apply_flags, _check_globals
+    from pystatedict._opaque import Opaque
+    from pystatedict._opening import Naming, open_at, warn_of_method
+    from pystatedict._roots import find_root
+
+    archive, root = open_at(f, "auto", access="read")
+    try:
+        with Naming(archive.path):
+            _check_globals(archive, "opaque", "error")
+            warn_of_method(archive)
+            ref, path = find_root(archive, root)
+            obj = archive.load(ref, _values, copy=False, meta=True)
+            _apply_flags(archive, obj, path, None)
+    except BaseException:
+        archive.close()  # whoever keeps the traceback keeps what it refers to
+        raise
+    return obj.items if isinstance(obj, Opaque) else obj
+
+
+def is_tensor(value: Any) -> bool:
+    """Is it a tensor of any kind, computed with or not?"""
+    if isinstance(value, np.ndarray):
+        return torch_dtype(value.dtype) is not None
+    return isinstance(value, (TensorInfo, LazyTensor, TensorObject))
+
+
+def dtype_of(value: Any) -> str:
+    """torch's name of a tensor's dtype."""
+    if isinstance(value, np.ndarray):
+        return str(torch_dtype(value.dtype))
+    return str(value.dtype)
+
+
+def window_of(name: Any, value: Any) -> object:
+    """Equal for two names of one tensor."""
+    if isinstance(value, TensorInfo):
+        return window(name, value)
+    if isinstance(value, np.ndarray):
+        if not value.size:
+            return (name,)
+        where = value.__array_interface__["data"][0]
+        return (where, value.shape, value.strides, str(torch_dtype(value.dtype)))
+    return id(value)
+
+
+def result_like(first: StateDict, items: Mapping[Any, Any]) -> StateDict:
+    """A StateDict of `items` with the metadata, attributes and flags of `first`."""
+    made = StateDict(items, metadata=first.metadata)
+    made.attributes.update(first.attributes)
+    made.tensor_attributes.update(first.tensor_attributes)
+    made._ordered = first._ordered
+    told = first._told()
+    bits = {name: told.get(name, mark_of(value)) & _FLAGS for name, value in first.items()}
+    made._told_bits = {name: some for name, some in bits.items() if some and name in items}
+    made._said.update({name: flag for name, flag in first._said.items() if name in items})
+    return made
+
+
+def combined(
+    inputs: Sequence[StateDict],
+    compute: Callable[[Any, list[Any]], Any],
+    *,
+    taken_from: int = 0,
+    extra: Callable[[Any], object] = lambda _name: None,
+) -> StateDict:
+    """The first input with every tensor of numbers computed from those of its name.
+
+    `compute(name, values)` is asked once for names that are tied in every input and of the
+    same `extra(name)`.  Integers are taken from the input `taken_from`; of a name that an
+    input lacks the value is None.
+    """
+    from pystatedict._compared import TAKEN, kind_of
+
+    items: dict[Any, Any] = {}
+    made: dict[object, Any] = {}
+    names = dict.fromkeys(inputs[0])
+    for other in inputs[1:]:
+        names.update(dict.fromkeys(n for n, v in other.items() if n in names or is_tensor(v)))
+    for name in names:
+        values = [each.get(name) for each in inputs]
+        lead = next(each[name] for each in inputs if name in each)
+        if not is_tensor(lead):
+            items[name] = lead
+            continue
+        if kind_of(lead) == TAKEN:
+            there = values[taken_from]
+            items[name] = lead if there is None else there
+            continue
+        key = (extra(name), *(window_of(name, value) for value in values))
+        if key not in made:
+            made[key] = compute(name, values)
+        items[name] = made[key]
+    return result_like(inputs[0], items)
+
+
+def by_name(number: Any, names: Iterable[Any], what: str) -> Callable[[Any], float]:
+    """A number for each name: one for all, or of the first glob that matches."""
+    names = list(names)
+    if not isinstance(number, Mapping):
+        whole = finite(number, what)
+        return lambda _name: whole
+    globs = [(str(glob), finite(value, f"{what}[{glob!r}]")) for glob, value in number.items()]
+    found: dict[Any, float] = {}
+    used: set[str] = set()
+    for name in names:
+        fitting = [(glob, value) for glob, value in globs if fnmatchcase(str(name), glob)]
+        used.update(glob for glob, _ in fitting)
+        if fitting:
+            found[name] = fitting[0][1]
+    left = [str(name) for name in names if name not in found]
+    if left:
+        raise ValueError(
+            f"{what} has no number for {_some(left)}; end it with a default, as in '*': 0.5"
+        )
+    idle = [glob for glob, _ in globs if glob not in used and glob != "*"]
+    if idle:
+        raise ValueError(f"{what}: no name matches {_some(idle)}")
+    return found.__getitem__
+
+
+def finite(number: Any, what: str) -> float:
+    """A number that is one; `what` is the argument's name."""
+    try:
+        value = float(number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} is a number, not {number!r}") from None
+    if not np.isfinite(value):
+        raise ValueError(f"{what} is a finite number, not {value}")
+    return value
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
