@@ -77,7 +77,7 @@ def check_alike(inputs: Sequence[StateDict], *, names: bool = True) -> None:
             missing.update(dict.fromkeys(lacks))
             unexpected.update(dict.fromkeys(more))
             if lacks or more:
-                lines.append(f"{where} lacks {len(lacks):,} names and has {len(more):,} others")
+                lines.append(f"{where}: {len(lacks):,} missing, {len(more):,} unexpected")
         for name, value in other.items():
             if name not in known and not names:
                 known[name] = value  # and held against those that come later

@@ -121,7 +121,7 @@ class _Plan:
             found = self._names.of_module(group.module)
             if len(found) != 1:
                 self._lost += group.keys
-                self._tell(group.module, found, self._names.close_to(group.module))
+                self._tell(group.module, found)
             elif found[0] in self.groups:
                 self._wrong[group.module] = f"another pair for {found[0]}; split the adapters"
             else:
@@ -138,7 +138,9 @@ class _Plan:
             else:
                 self.replaced[name] = value
 
-    def _tell(self, module: str, found: list[str], close: list[str]) -> None:
+    def _tell(self, module: str, found: list[str]) -> None:
+        # Names that are close take a while to find: of those that a message shows only.
+        close = self._names.close_to(module) if len(self._close) < _LISTED else []
         names = ", ".join(printable(name, 120) for name in (found or close)[:3])
         said = f"may be any of {names}" if found else f"close: {names}" if close else "no such name"
         self._close.append(f"{printable(module, 120)}: {said}")
@@ -171,7 +173,9 @@ class _Plan:
     def _alpha(self, group: Group) -> float | None:
         told = group.parts.get("alpha")
         if told is not None:
-            return float(Flat(told).read(0, 1)[0]) if is_tensor(told) else finite(told, "alpha")
+            if is_tensor(told) and Flat(told).numel != 1:
+                return None
+            return finite(Flat(told).read(0, 1)[0] if is_tensor(told) else told, "alpha")
         if group.peft:
             return self.config.alpha_of(group.module)
         return float(group.parts["down"].shape[0])

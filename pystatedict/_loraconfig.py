@@ -84,7 +84,11 @@ def config_beside(f: Any) -> AdapterConfig:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _plain(key: str, path: str | None) -> str:

@@ -118,6 +118,8 @@ def test_names_in_alpha_pattern() -> None:
     config = AdapterConfig({"lora_alpha": 1, "alpha_pattern": {"k": 2, "^m.q": 3, "a.v$": 4}})
     told = {"m.k": 2, "m.kk": 1, "k": 2, "m.q": 3, "x.m.q": 1, "l.a.v": 4, "l.a.vv": 1}
     assert {module: config.alpha_of(module) for module in told} == told
+    for odd in (float("nan"), 10**400, "8", None, [1]):
+        assert AdapterConfig({"lora_alpha": odd}).alpha_of("m") is None
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,9 @@ def test_alpha_must_be_told_of_peft_and_is_the_rank_of_kohya() -> None:
     for alpha in (np.array(1, "f4"), np.array(1, "f2"), 1.0):
         lora = {**pair("m.fc", a, b, "lora_unet_"), "lora_unet_m_fc.alpha": alpha}
         near(apply_lora(base, lora)["m.fc.weight"].numpy(), base["m.fc.weight"] + b @ a / 2)
+    lora["lora_unet_m_fc.alpha"] = np.ones(2, "f4")
+    with pytest.raises(psd.MismatchError, match="give alpha="):
+        apply_lora(base, lora)
 
 
 def test_kohya_names() -> None:
