@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pystatedict._compared import check_alike, kind_of
 from pystatedict._lazy import LazyTensor
+from pystatedict._operands import combined, finite, taken
 from pystatedict._rounding import check_accumulate
 from pystatedict._statedict import StateDict
-from pystatedict._operands import combined, finite, taken
 from pystatedict._weighted import weighted
 
 Accumulate = Literal["float32", "float64"]

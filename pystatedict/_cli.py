@@ -95,6 +95,8 @@ COMMANDS = {
     "select": ("change", "write some of its tensors", False),
     "cast": ("change", "write it with another dtype", False),
     "merge": ("change", "write several as one", False),
+    "average": ("change", "write the mean of several", False),
+    "lora": ("change", "put a LoRA into it, or take one out of a difference", False),
     "convert": ("change", "write it in another format", False),
     "shard": ("change", "write it into several files with an index", False),
     "edit": ("change", "change names, flags and structure in the file itself", False),

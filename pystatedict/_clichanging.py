@@ -7,10 +7,10 @@ a part of it is written alone.  Tensors pass a piece at a time, whatever their s
 
 from __future__ import annotations
 
-from ._cli import FINE, NoSuchTensor, note, print_json
+from ._cli import FINE, note, print_json
 from ._cliprogress import Progress
 from ._cliwriting import WritingArguments, check_output, save_output
-from ._errors import MissingTensorError, StateDictError
+from ._errors import StateDictError
 from ._printable import counted, printable
 from ._text import Screen, human_bytes
 
@@ -107,8 +107,6 @@ class _Telling:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._caught.__exit__(None, None, None)
-        if isinstance(error, MissingTensorError):
-            raise NoSuchTensor(str(error)) from error
         if isinstance(error, (TypeError, ValueError, OverflowError)) and not isinstance(
             error, StateDictError
         ):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pystatedict._errors import MismatchError
+from pystatedict._operands import dtype_of, is_tensor
 from pystatedict._printable import printable
 from pystatedict._statedict import StateDict
-from pystatedict._operands import dtype_of, is_tensor
 from pystatedict._tensorkinds import TensorObject
 
 #: Kinds of tensors: those that are computed with, those that are taken as they are.

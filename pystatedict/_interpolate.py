@@ -12,9 +12,9 @@ import numpy as np
 from pystatedict._compared import check_alike, is_computed
 from pystatedict._flat import Flat
 from pystatedict._lazy import LazyTensor
+from pystatedict._operands import by_name, combined, taken
 from pystatedict._rounding import accumulator, check_accumulate, rounded, widened
 from pystatedict._statedict import StateDict
-from pystatedict._operands import by_name, combined, taken
 from pystatedict._weighted import weighted
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from pystatedict._flat import Flat
 from pystatedict._loraconfig import AdapterConfig, config_beside
 from pystatedict._loradelta import Pair
 from pystatedict._loranames import Group, Names, grouped
+from pystatedict._operands import by_name, finite, is_tensor, result_like, taken
 from pystatedict._printable import printable
 from pystatedict._rounding import check_accumulate
 from pystatedict._statedict import StateDict
-from pystatedict._operands import by_name, finite, is_tensor, result_like, taken
 from pystatedict._weighted import weighted
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 from pystatedict._compared import FLOAT, check_alike, is_float, kind_of
 from pystatedict._flat import STRETCH, Flat
 from pystatedict._lazy import LazyTensor
+from pystatedict._operands import finite, is_tensor, taken
 from pystatedict._rounding import accumulator, check_accumulate, rounded, widened
 from pystatedict._statedict import StateDict
-from pystatedict._operands import finite, is_tensor, taken
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -28,12 +28,14 @@ _FLAGS = PARAMETER | REQUIRES_GRAD | BUFFER
 
 def taken(f: Any) -> StateDict:
     """A StateDict of what `f` holds; of a mapping of mappings, of the one state_dict in it."""
-    if isinstance(f, (str, os.PathLike)):
-        f = _read_of(f)
-    if isinstance(f, Checkpoint):
-        from pystatedict._api import _as_state_dict
+    from pystatedict._api import load_lazily, state_dict_of
+    from pystatedict._opaque import Opaque
 
-        made: StateDict = _as_state_dict(f)
+    if isinstance(f, (str, os.PathLike)):
+        f = load_lazily(f, "auto")
+        f = f.items if isinstance(f, Opaque) else f
+    if isinstance(f, Checkpoint):
+        made: StateDict = state_dict_of(f)
         made.source = f.path
         return made
     if not isinstance(f, Mapping):
@@ -46,28 +48,6 @@ def taken(f: Any) -> StateDict:
 
         f = find_in(f)
     return f if isinstance(f, StateDict) else StateDict(f)
-
-
-def _read_of(f: str | os.PathLike[str]) -> Any:
-    """What load(f, map_location="meta", root="auto") gives, of a file that is not mapped."""
-    from pystatedict import _values
-    from pystatedict._api import _apply_flags, _check_globals
-    from pystatedict._opaque import Opaque
-    from pystatedict._opening import Naming, open_at, warn_of_method
-    from pystatedict._roots import find_root
-
-    archive, root = open_at(f, "auto", access="read")
-    try:
-        with Naming(archive.path):
-            _check_globals(archive, "opaque", "error")
-            warn_of_method(archive)
-            ref, path = find_root(archive, root)
-            obj = archive.load(ref, _values, copy=False, meta=True)
-            _apply_flags(archive, obj, path, None)
-    except BaseException:
-        archive.close()  # whoever keeps the traceback keeps what it refers to
-        raise
-    return obj.items if isinstance(obj, Opaque) else obj
 
 
 def is_tensor(value: Any) -> bool:

@@ -48,29 +48,14 @@ def rounded(array: Array, name: str) -> Array:
     >>> rounded(just_above_the_middle, "bfloat16").astype("f8")
     array([1.0078125])
     """
+    from pystatedict._narrow import convert
+
     with np.errstate(all="ignore"):  # what is too large becomes infinite, or NaN of some float8
         if name == "complex32":
             made = np.empty(array.shape, numpy_dtype(name))
             made["real"], made["imag"] = (
-                rounded(array.real, "float16"),
-                rounded(array.imag, "float16"),
+                convert(array.real, "float16"),
+                convert(array.imag, "float16"),
             )
             return made
-        dtype = numpy_dtype(name)
-        if array.dtype == "f8" and dtype.itemsize < 4:
-            array = _to_odd(array)
-        return array.astype(dtype, copy=False)
-
-
-def _to_odd(array: Array) -> Array:
-    """float64 as float32, rounded so that another rounding gives what one would have given.
-
-    What is not exact gets the neighbour whose last bit is set, so it never looks like the
-    middle between two numbers of the narrower dtype.
-    """
-    nearest = array.astype("f4")
-    back = nearest.astype("f8")
-    bits = nearest.view("u4")
-    bits -= np.abs(back) > np.abs(array)  # rounded away from zero: one step back
-    bits |= (back != array) & (array == array)
-    return nearest
+        return convert(array, name)

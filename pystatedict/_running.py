@@ -10,9 +10,9 @@ import numpy as np
 from pystatedict._compared import TAKEN, check_alike, kind_of
 from pystatedict._errors import StateDictError
 from pystatedict._flat import STRETCH, Flat
+from pystatedict._operands import dtype_of, finite, is_tensor, result_like, taken, window_of
 from pystatedict._rounding import accumulator, check_accumulate, rounded, widened
 from pystatedict._statedict import StateDict
-from pystatedict._operands import dtype_of, finite, is_tensor, result_like, taken, window_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,8 +21,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pystatedict._arithmetic import add, average, ema, scale, subtract, task_arithmetic
 from pystatedict._convert import convert
 from pystatedict._edit import edit, undo
+from pystatedict._interpolate import interpolate
+from pystatedict._lora import apply_lora
+from pystatedict._loraextract import extract_lora
 from pystatedict._opnames import (
     add_prefix,
     drop,
@@ -38,14 +42,17 @@ from pystatedict._opnames import (
     within,
 )
 from pystatedict._opvalues import cast, compact, map
+from pystatedict._running import RunningAverage
 
 if TYPE_CHECKING:
     from pystatedict._statedict import StateDict
 
 __all__ = [
-    "add_prefix", "arrays", "cast", "compact", "convert", "drop", "drop_optimizer", "edit",
-    "flatten", "freeze", "map", "merge", "only_trainable", "open", "rename", "select",
-    "strip_prefix", "undo", "unflatten", "unfreeze", "update", "within",
+    "RunningAverage", "add", "add_prefix", "apply_lora", "arrays", "average", "cast", "compact",
+    "convert", "drop", "drop_optimizer", "edit", "ema", "extract_lora", "flatten", "freeze",
+    "interpolate", "map", "merge", "only_trainable", "open", "rename", "scale", "select",
+    "strip_prefix", "subtract", "task_arithmetic", "undo", "unflatten", "unfreeze", "update",
+    "within",
 ]  # fmt: skip
 
 

@@ -137,6 +137,31 @@ def test_merge(
     assert (int(found["module.n"]), len(found)) == (9, 5)
 
 
+def test_average(path: pathlib.Path, tmp_path: pathlib.Path, out: str) -> None:
+    other = tmp_path / "other.pth"
+    psd.save({name: np.asarray(array + 2) for name, array in psd.load(path).items()}, other)
+    assert run("average", path, other, "-o", out) == 0
+    found = psd.load(out)
+    kit.same_array(W + 1, found["module.fc.weight"])
+    assert found["module.n"] == 3
+    assert (
+        run("average", path, other, "--weights", "1,3", "--integers", "last", "-o", out, "-f") == 0
+    )
+    assert psd.load(out)["module.n"] == 5
+    kit.same_array(W + np.float32(1.5), psd.load(out)["module.head.weight"])
+    for wrong in ("1", "a,b", ""):
+        assert run("average", path, other, "--weights", wrong, "-o", out, "-f") == 2
+
+
+def test_lora(path: pathlib.Path, tmp_path: pathlib.Path, out: str) -> None:
+    given = words("lora", path, out)
+    assert run(*given, "--scale", "0.5") == 0
+    kit.same_array(W + 2, psd.load(out)["module.fc.weight"])
+    lora = tmp_path / "made.safetensors"
+    assert run("lora", out, path, "--extract", "1", "-o", lora) == 0
+    assert any("lora_A" in name for name in psd.open(lora))
+
+
 # ------------------------------------------------------------------ formats
 
 
@@ -268,6 +293,8 @@ WRITING: dict[str, list[str]] = {
     "select": ["*.weight"],
     "cast": ["--dtype", "float16"],
     "merge": [],
+    "average": [],
+    "lora": ["--alpha", "4"],
     "convert": [],
     "shard": ["--size", "50"],
 }
@@ -275,6 +302,15 @@ WRITING: dict[str, list[str]] = {
 
 def words(command: str, path: pathlib.Path, out: Any) -> list[str]:
     files = [str(path)]
+    if command == "average":
+        files.append(str(path))
+    if command == "lora":
+        other = path.with_name("lora.pth")
+        if not other.exists():
+            pair = {"lora_A": np.ones((2, 4), "f4"), "lora_B": np.ones((3, 2), "f4")}
+            name = "base_model.model.module.fc.{}.weight"
+            psd.save({name.format(part): array for part, array in pair.items()}, other)
+        files.append(str(other))
     if command == "merge":
         other = path.with_name("second.pth")
         if not other.exists():
