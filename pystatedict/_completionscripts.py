@@ -69,8 +69,9 @@ def bash(commands: Sequence[Command]) -> str:
             '    [[ -n $words ]] && COMPREPLY=($(compgen -W "$words" -- "$current"))',
             "    if [[ -n $files ]]; then",
             "        compopt -o filenames 2>/dev/null",
-            "        local IFS=$'\\n'",
-            '        COMPREPLY=($(compgen -f -- "$current"))',
+            # Line by line, and unlike $(...) without a look at signs such as * in names.
+            "        IFS=$'\\n' read -r -d '' -a COMPREPLY < <(compgen -f -- \"$current\")",
+            "        return 0  # read ends at the end of what there is, and calls it a failure",
             "    fi",
             "}",
             "complete -F _pystatedict pystatedict",

@@ -85,8 +85,10 @@ class FlagEditor:
         sidecar = None if is_nothing(self.path) else read_sidecar(self.path)
         if sidecar is not None:
             self._root = sidecar.root
-            prefix = next((p for p, _ in self._roots() if self._fit(p, sidecar.buffers)), "")
-            self._buffers = [joined(prefix, name) for name in sidecar.buffers]
+            prefix = "" if sidecar.root == "" else next(self._roots())[0]
+            buffers = [joined(prefix, name) for name in sidecar.buffers]
+            # It may name some that the checkpoint lacks; nobody is told of them.
+            self._buffers = [name for name in buffers if name in self._infos]
 
     def set(self, names: Iterable[str], flag: bool | None) -> None:
         """None takes back what the sidecar says; tied tensors have one flag."""

@@ -125,6 +125,17 @@ def test_wide_dtypes(model, run):
     assert out[1] == "[  3 200]"
 
 
+def test_stats_of_wide_dtypes(monkeypatch):
+    monkeypatch.setattr(_tensorvalues, "PIECE", 3)
+    for array in (FLOAT4, FLOAT4[:, ::-1], COMPLEX32, BITS, BIG.astype(ml_dtypes.bfloat16)[0]):
+        (plane,) = counted_planes(array)
+        whole = plane.whole()
+        stats = Stats(plane.pieces)
+        assert stats.count == whole.size
+        largest = (np.abs(whole) if whole.dtype.kind == "c" else whole).max()
+        assert stats.max == pytest.approx(largest, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_quantized_is_dequantized(model, run, name):
     expected = KINDS[name].dequantize()

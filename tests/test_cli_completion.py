@@ -3,6 +3,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 from cli_kit import shell
@@ -24,6 +25,8 @@ def complete(tmp_path):
         pytest.skip("no bash here")
     (tmp_path / "a model.pth").touch()
     (tmp_path / "amber").mkdir()
+    (tmp_path / "b*").touch()
+    (tmp_path / "best.pth").touch()
     (tmp_path / "done.sh").write_text(script("bash"))
 
     def complete(*words):
@@ -82,6 +85,8 @@ def test_bash_words_and_files(complete):
     assert complete("completion", "z") == ["zsh"]
     assert complete("ls", "a") == ["a model.pth", "amber"]
     assert complete("ls", "-l", "am") == ["amber"]
+    assert complete("ls", "b*") == ["b*"]
+    assert complete("ls", "nothing") == []
     assert complete("repair", "x.pth", "-o", "a m") == ["a model.pth"]
     assert complete("trainable", "x.pth", "--from-json", "am") == ["amber"]
     assert complete("trainable", "x.pth", "--freeze", "a") == []  # a pattern is no file
@@ -132,8 +137,6 @@ def test_quotes_and_brackets_are_escaped():
 
 
 def test_nothing_heavy_is_imported():
-    import sys
-
     code = (
         "import sys; from pystatedict._cli import main\nmain(['completion', 'bash'])\n"
         "assert not {'numpy', 'ml_dtypes'} & set(sys.modules)\n"

@@ -196,7 +196,26 @@ def test_what_stands_there_is_kept(model, run):
     psd.save_trainable(model, {"fc.w": True, "fc2.w": False}, buffers=["fc.b"])
     run(model, "--unfreeze", "fc2.w")
     assert flags() == {"fc.w": True, "fc2.w": True}
-    assert json.loads(SIDECAR.read_text())["buffers"] == ["fc.b"]
+    document = json.loads(SIDECAR.read_text())
+    assert document["buffers"] == ["fc.b"]
+    document["buffers"] = ["gone", "fc2.w"]
+    SIDECAR.write_text(json.dumps(document))
+    run(model, "--unfreeze", "fc2.w")
+    assert json.loads(SIDECAR.read_text())["buffers"] == ["fc2.w"]
+
+
+def test_buffers_inside_a_training_checkpoint(tmp_path, run):
+    w = np.ones(3)
+    path = str(tmp_path / "run.pth")
+    psd.save({"model": {"w": w, "mean": w + 1}, "more": [w + 2]}, path, trainable=False)
+    psd.save_trainable(path, {"w": True}, buffers=["mean"])
+    sidecar = pathlib.Path(path + ".trainable.json")
+    run(path, "--freeze", "model.w")
+    assert json.loads(sidecar.read_text())["buffers"] == ["mean"]
+    for _ in range(2):
+        run(path, "--freeze", "more")
+        document = json.loads(sidecar.read_text())
+        assert (document["root"], document["buffers"]) == ("", ["model.mean"])
 
 
 def test_inside_a_training_checkpoint(model, run):

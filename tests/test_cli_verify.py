@@ -6,6 +6,9 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -206,6 +209,32 @@ def test_interrupted_while_it_writes(folder, monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr() == ("", "")
+
+
+def test_interrupted_while_it_waits(folder):
+    """By a real signal to the real script, which waits for the rest of its input."""
+    code = "import signal, os, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "os.execv(sys.argv[1], sys.argv[1:])"  # a shell's background ignores the signal
+    with (
+        unchanged(folder),
+        subprocess.Popen(
+            [sys.executable, "-c", code, SCRIPT, "repair", "-", "-o", "out.pth"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        # More than a pipe holds: when all is taken, the script is reading.
+        process.stdin.write(pathlib.Path("whole.pth").read_bytes()[:-300].ljust(300_000, b"\0"))
+        process.stdin.flush()
+        for _ in range(10):  # Python defers one that comes between two reads
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(3)
+                break
+        assert process.returncode == 130
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
 
 
 def test_a_full_disk_and_a_missing_folder(folder, run):
