@@ -160,6 +160,8 @@ class Archive:
         """The CRC-32 of a storage's bytes, by number: what the file states, else computed."""
     def read_storage(self, storage: int, offset: int, size: int, /) -> Source:
         """So many bytes of a storage as they stand in the file, in memory of their own."""
+    def record_of(self, storage: int, /) -> tuple[str, int, int, int, int, int] | None:
+        """The row of records() in which a storage stands; None where in none."""
     def storage_records(self) -> list[str | None]:
         """The record of each storage, by number; None of one that stands elsewhere."""
     def lose(self, storages: list[int], /) -> None:

@@ -193,8 +193,9 @@ def _check(name: str, made: Any) -> None:
     from pystatedict.ops import flatten
 
     with open_checkpoint(name, None, access="read") as found:
-        shapes = {str(key): tuple(value.shape) for key, value in flatten(made).items()}
-        if any(found.shapes().get(key) != shape for key, shape in shapes.items()):
+        shapes = found.shapes()
+        wanted = {str(key): tuple(value.shape) for key, value in flatten(made).items()}
+        if any(shapes.get(key) != shape for key, shape in wanted.items()):
             raise CorruptError(
                 "the edited file is not what it was to be; it was taken back to what it was",
                 path=name,

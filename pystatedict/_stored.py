@@ -109,7 +109,6 @@ class Storages:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], Stored] = {}
-        self._records: dict[int, list[Record | None]] = {}
 
     def of(self, info: TensorInfo) -> Stored | None:
         """The supply of a tensor; None where its bytes in the file are not an array's own:
@@ -121,7 +120,7 @@ class Storages:
         archive, (number, nbytes, _) = info._archive, told
         key = (id(archive), number)
         if key not in self._known:
-            record = self._record_of(archive, number)
+            record = archive.record_of(number)
             whole = record is not None and record[3] == nbytes
             self._known[key] = Stored(
                 archive, number, nbytes, info.storage, record if whole else None
@@ -131,11 +130,3 @@ class Storages:
     def used(self) -> set[tuple[str | None, int]]:
         """(path of the file, number) of those that were asked for."""
         return {stored.place for stored in self._known.values()}
-
-    def _record_of(self, archive: Archive, number: int) -> Record | None:
-        if id(archive) not in self._records:
-            rows = {row[0]: row for row in archive.records()}
-            self._records[id(archive)] = [
-                None if name is None else rows[name] for name in archive.storage_records()
-            ]
-        return self._records[id(archive)][number]

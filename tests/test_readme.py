@@ -185,7 +185,9 @@ def example(reader: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures("example")
-@pytest.mark.parametrize("page", ["api.md", "arithmetic.md", "change.md", "format.md", "scan.md"])
+@pytest.mark.parametrize(
+    "page", ["api.md", "arithmetic.md", "change.md", "format.md", "howto.md", "scan.md"]
+)
 def test_examples_of_docs(page: str) -> None:
     failed, ran = doctest.testfile(
         str(ROOT / "docs" / page), module_relative=False, encoding="utf-8", optionflags=FLAGS

@@ -300,20 +300,24 @@ py_archive_hold(py_archive *self, py_input *input)
 /* ---------------------------------------------------------------- records */
 
 static PyObject *
+record_row(const psd_zip_entry *e)
+{
+    PyObject *name = py_text(e->name);
+    return name == NULL
+               ? NULL
+               : Py_BuildValue("(NKKKkH)", name, (unsigned long long)e->header_offset,
+                               (unsigned long long)e->stored_size,
+                               (unsigned long long)e->size, (unsigned long)e->crc32,
+                               (unsigned short)e->method);
+}
+
+static PyObject *
 archive_records(PyObject *object, PyObject *Py_UNUSED(none))
 {
     const psd_zip *zip = &((py_archive *)object)->core.zip;
     PyObject *list = PyList_New((Py_ssize_t)zip->count);
     for (uint32_t i = 0; list != NULL && i < zip->count; i++) {
-        const psd_zip_entry *e = &zip->entries[i];
-        PyObject *name = py_text(e->name);
-        PyObject *row =
-            name == NULL
-                ? NULL
-                : Py_BuildValue("(NKKKkH)", name, (unsigned long long)e->header_offset,
-                                (unsigned long long)e->stored_size,
-                                (unsigned long long)e->size, (unsigned long)e->crc32,
-                                (unsigned short)e->method);
+        PyObject *row = record_row(&zip->entries[i]);
         if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0) {
             Py_CLEAR(list);
         }
@@ -473,6 +477,22 @@ archive_storage_records(PyObject *object, PyObject *Py_UNUSED(none))
         Py_XDECREF(name);
     }
     return list;
+}
+
+static PyObject *
+archive_record_of(PyObject *object, PyObject *args)
+{
+    const psd_archive *core = &((py_archive *)object)->core;
+    unsigned long storage;
+    if (!PyArg_ParseTuple(args, "k:record_of", &storage)) {
+        return NULL;
+    }
+    if (storage >= core->model.storage_count) {
+        PyErr_SetString(PyExc_IndexError, "there is no storage of that number");
+        return NULL;
+    }
+    const psd_zip_entry *entry = psd_archive_storage_entry(core, (uint32_t)storage);
+    return entry == NULL ? Py_NewRef(Py_None) : record_row(entry);
 }
 
 static PyObject *
@@ -1023,6 +1043,9 @@ static PyMethodDef archive_methods[] = {
     {"read_storage", py_read_storage, METH_VARARGS,
      PyDoc_STR("read_storage($self, storage, offset, size, /)\n--\n\n"
                "So many bytes of a storage as they stand in the file, as a Source.")},
+    {"record_of", archive_record_of, METH_VARARGS,
+     PyDoc_STR("record_of($self, storage, /)\n--\n\n"
+               "The row of records() in which a storage stands; None where in none.")},
     {"storage_records", archive_storage_records, METH_NOARGS,
      PyDoc_STR("storage_records($self, /)\n--\n\n"
                "The record of each storage by number, None where there is none.")},
