@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pystatedict._checkpoint import Checkpoint, window
+from pystatedict._checkpoint import Checkpoint
 from pystatedict._core import TensorInfo
 from pystatedict._dtypes import torch_dtype
 from pystatedict._lazy import LazyTensor
 from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
 from pystatedict._statedict import StateDict
+from pystatedict._taken import tie
 from pystatedict._tensorkinds import TensorObject
 
 #: Flags of a tensor that a tensor computed from it keeps.
@@ -62,18 +63,6 @@ def dtype_of(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return str(torch_dtype(value.dtype))
     return str(value.dtype)
-
-
-def window_of(name: Any, value: Any) -> object:
-    """Equal for two names of one tensor."""
-    if isinstance(value, TensorInfo):
-        return window(name, value)
-    if isinstance(value, np.ndarray):
-        if not value.size:
-            return (name,)
-        where = value.__array_interface__["data"][0]
-        return (where, value.shape, value.strides, str(torch_dtype(value.dtype)))
-    return id(value)
 
 
 def result_like(first: StateDict, items: Mapping[Any, Any]) -> StateDict:
@@ -119,7 +108,7 @@ def combined(
             there = values[taken_from]
             items[name] = lead if there is None else there
             continue
-        key = (extra(name), *(window_of(name, value) for value in values))
+        key = (extra(name), *(tie(value) for value in values))
         if key not in made:
             made[key] = compute(name, values)
         items[name] = made[key]

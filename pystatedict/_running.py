@@ -10,9 +10,10 @@ import numpy as np
 from pystatedict._compared import TAKEN, check_alike, kind_of
 from pystatedict._errors import StateDictError
 from pystatedict._flat import STRETCH, Flat
-from pystatedict._operands import dtype_of, finite, is_tensor, result_like, taken, window_of
+from pystatedict._operands import dtype_of, finite, is_tensor, result_like, taken
 from pystatedict._rounding import accumulator, check_accumulate, rounded, widened
 from pystatedict._statedict import StateDict
+from pystatedict._taken import tie
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -164,7 +165,7 @@ class RunningAverage:
                 self._kept[name] = value
                 continue
             if kind_of(value) != TAKEN:
-                window = window_of(name, value)
+                window = tie(value)
                 if window not in tied:
                     tied[window] = _Sum(value, self._accumulate)
                 self._sums[name] = tied[window]
@@ -183,7 +184,7 @@ class RunningAverage:
         seen: dict[tuple[int, object], _Sum] = {}
         owners: set[int] = set()
         for name, total in list(self._sums.items()):
-            key = (id(total), window_of(name, model[name]))
+            key = (id(total), tie(model[name]))
             if key not in seen:
                 seen[key] = total.copy() if id(total) in owners else total
                 owners.add(id(total))

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 from pystatedict._checkpoint import Checkpoint
 from pystatedict._core import TensorInfo
 from pystatedict._lazy import LazyTensor
+from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
 from pystatedict._printable import printable
 from pystatedict._statedict import StateDict
 
 if TYPE_CHECKING:
     Row = tuple[Any, Any, Any]  # the name, the name it had, the tensor
+
+
+#: Bits of a mark that a tensor keeps which is made of another.
+_FLAGS = PARAMETER | REQUIRES_GRAD | BUFFER
 
 
 def taken(f: Any) -> StateDict:
@@ -86,13 +91,15 @@ def remade(
     """
     made = StateDict()
     told: dict[Any, int] = {}
+    known = sd._told()
     for name, old, value in rows:
         dict.__setitem__(made, name, value)
         if old in sd._said:
             made._said[name] = sd._said[old]
         if old in sd.tensor_attributes:
             made.tensor_attributes[name] = sd.tensor_attributes[old]
-        bits = sd._told().get(old, 0)
+        # An array knows its own where no name tells, and what is made of it does not.
+        bits = known[old] if old in known else mark_of(sd.get(old)) & _FLAGS
         if bits:
             told[name] = bits
     made._told_bits = told

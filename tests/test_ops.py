@@ -589,3 +589,24 @@ def test_hostile_names() -> None:
         with pytest.raises((ValueError, TypeError, LookupError, OverflowError)) as caught:
             call()
         assert not {"\u202e", "\x1b"} & set(str(caught.value))
+
+
+def test_a_conjugated_view_is_not_the_tensor_that_it_views(tmp_path: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "m.pth"
+    x = torch.tensor([1 + 2j, 3 - 4j])
+    torch.save({"x": x, "conj": x.conj(), "neg": torch._neg_view(x)}, path)
+    made = ops.arrays(ops.map(path, lambda name, array: array))
+    assert made["x"].tolist() == [1 + 2j, 3 - 4j]
+    assert made["conj"].tolist() == [1 - 2j, 3 + 4j]
+    assert made["neg"].tolist() == [-1 - 2j, -3 + 4j]
+    doubled = ops.arrays(ops.add(path, path))
+    assert doubled["conj"].tolist() == [2 - 4j, 6 + 8j]
+
+
+def test_what_arrays_of_a_plain_dict_know_is_kept(tmp_path: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, out = tmp_path / "m.pth", tmp_path / "out.pth"
+    torch.save({"w": torch.nn.Parameter(torch.ones(2))}, path)
+    psd.save(ops.cast(dict(psd.load(path)), "float16"), out)
+    assert isinstance(torch.load(out)["w"], torch.nn.Parameter)
