@@ -14,6 +14,10 @@ _LARGEST = 1 << 20  # bytes of a file that is read
 _PLAIN = re.compile(r"\^?([\w.\-]+)\$?")
 
 
+# Ways to begin a LoRA that leave the base other than it was.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
 class AdapterConfig:
     """lora_alpha and what changes it; all of it unknown where there is no such file.
 
@@ -35,6 +39,15 @@ class AdapterConfig:
                 "the adapter repeats layers of its model (layer_replication)",
                 path=path,
                 hint="merge it by the program that made it, and save the whole model",
+            )
+        begun = str(told.get("init_lora_weights")).lower()
+        if begun.startswith(_CHANGES_THE_BASE):
+            raise UnsupportedError(
+                f"init_lora_weights={begun!r} took a part out of the base's own weights before"
+                " the training, so the adapter does not fit the base as it was",
+                path=path,
+                hint="save it by PEFT with path_initial_model_for_weight_conversion=, or merge it"
+                " there",
             )
         self._alpha = _number(told.get("lora_alpha"))
         self._root = bool(told.get("use_rslora"))

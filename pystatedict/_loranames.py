@@ -107,7 +107,7 @@ class Names:
 
     def of_tensor(self, name: str) -> str | None:
         """The tensor that a module saved as a whole replaces."""
-        plain = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name)
+        plain = re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", name)
         return next((form for form in _forms(plain) if form in self._known), None)
 
     def close_to(self, module: str) -> list[str]:

@@ -82,7 +82,7 @@ def test_names_with_an_adapter_and_other_wrappers() -> None:
 def write_adapter(folder: pathlib.Path, tensors: dict[str, Any], **config: Any) -> pathlib.Path:
     folder.mkdir()
     psd.save(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "LORA"}))
     return folder
 
 
@@ -126,6 +126,7 @@ def test_names_in_alpha_pattern() -> None:
     ("config", "said"),
     [
         ({"peft_type": "IA3"}, "IA3"),
+        ({"init_lora_weights": "pissa_niter_4"}, "does not fit the base"),
         ({"layer_replication": [[0, 2]]}, "repeats layers"),
         ({"alpha_pattern": {"(a+)+b": 1}}, "regular expression"),
         ("[1]", "no adapter_config.json"),
@@ -232,16 +233,18 @@ def test_dora(shape: tuple[int, ...]) -> None:
 
 def test_modules_that_are_saved_whole() -> None:
     base = {"fc.weight": some(1, 4, 4, dtype="f2"), "head.weight": some(2, 2, 4, dtype="f2"),
-            "head.bias": some(3, 2, dtype="f2")}  # fmt: skip
+            "head.bias": some(3, 2, dtype="f2"), "fc.bias": some(8, 4, dtype="f2")}  # fmt: skip
     head, bias = some(4, 2, 4), some(5, 2)
     lora = {
         **pair("fc", some(6, 1, 4), some(7, 4, 1)),
         f"{PEFT}head.weight": head,
         f"{PEFT}head.modules_to_save.default.bias": bias,
+        f"{PEFT}fc.base_layer.bias": bias.repeat(2),
     }
     got = apply_lora(base, lora, alpha=1)
     same(got["head.weight"].numpy(), head.astype("f2"))
     same(got["head.bias"].numpy(), bias.astype("f2"))
+    same(got["fc.bias"].numpy(), bias.repeat(2).astype("f2"))
 
 
 def test_all_that_found_no_place_is_told_at_once() -> None:
@@ -456,3 +459,50 @@ def test_a_large_weight_is_never_whole_in_memory(tmp_path: pathlib.Path) -> None
     with psd.open(tmp_path / "out") as checkpoint:
         assert checkpoint["m.weight"].shape == (51_200, 1024)
         assert checkpoint["m.weight"][-1, -1] == 1
+
+
+# ------------------------------------------------------------------ PEFT itself
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["fc", "k"], "rank_pattern": {"k": 2}, "alpha_pattern": {"k": 3}},
+        {"target_modules": ["fc", "k"], "use_rslora": True, "bias": "all"},
+        {"target_modules": ["fc", "conv"], "use_dora": True, "modules_to_save": ["k"]},
+        {"target_modules": ["emb", "fc", "conv"]},
+    ],
+)
+def test_peft_merges_the_same(options: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    torch.manual_seed(0)
+    parts = {"emb": torch.nn.Embedding(9, 8), "fc": torch.nn.Linear(8, 6),
+             "k": torch.nn.Linear(6, 8), "conv": torch.nn.Conv2d(3, 4, 3)}  # fmt: skip
+    model = torch.nn.ModuleDict(parts)
+    torch.save(model.state_dict(), tmp_path / "base.pth")
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, **options))
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) / 10
+    tuned.save_pretrained(tmp_path / "adapter")
+    got = apply_lora(tmp_path / "base.pth", tmp_path / "adapter")
+    expected = tuned.merge_and_unload().state_dict()
+    assert set(got) == set(expected)
+    for name, tensor in expected.items():
+        near(got[name].numpy(), tensor.numpy(), 1e-6)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_peft_reads_what_was_extracted(tmp_path: pathlib.Path) -> None:
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    model = torch.nn.ModuleDict({"fc": torch.nn.Linear(8, 6), "conv": torch.nn.Conv2d(3, 4, 3)})
+    base = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    tuned = {**base, "fc.weight": base["fc.weight"] + some(1, 6, 2) @ some(2, 2, 8)}
+    lora = extract_lora(tuned, base, 5, alpha=10)
+    folder = write_adapter(tmp_path / "a", {n: t.numpy() for n, t in lora.items()}, **lora.config)
+    merged = peft.PeftModel.from_pretrained(model, folder).merge_and_unload().state_dict()
+    for name, tensor in merged.items():
+        near(tensor.numpy(), tuned[name])
