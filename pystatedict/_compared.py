@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pystatedict._errors import MismatchError
-from pystatedict._operands import dtype_of, is_tensor
+from pystatedict._operands import dtype_of, is_own, is_tensor
 from pystatedict._printable import printable
 from pystatedict._statedict import StateDict
 from pystatedict._tensorkinds import TensorObject
@@ -25,6 +25,8 @@ _LISTED = 6  # lines that a message gives to each sort of mismatch
 def kind_of(value: Any) -> str:
     """FLOAT, COMPLEX or TAKEN; else what the tensor is instead, in words."""
     name = dtype_of(value)
+    if not is_own(value):
+        return f"a {type(value).__module__}.{type(value).__qualname__}, and no array"
     if isinstance(value, TensorObject):
         return f"a {type(value).__name__}"
     if getattr(value, "is_meta", False):

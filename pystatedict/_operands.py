@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from pystatedict._checkpoint import Checkpoint
-from pystatedict._core import TensorInfo
 from pystatedict._dtypes import torch_dtype
-from pystatedict._lazy import LazyTensor
 from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
 from pystatedict._statedict import StateDict
 from pystatedict._taken import tie
@@ -52,16 +50,23 @@ def taken(f: Any) -> StateDict:
 
 
 def is_tensor(value: Any) -> bool:
-    """Is it a tensor of any kind, computed with or not?"""
+    """Is it a tensor of any kind, or another library's?  NumPy's scalars are mere numbers."""
     if isinstance(value, np.ndarray):
-        return torch_dtype(value.dtype) is not None
-    return isinstance(value, (TensorInfo, LazyTensor, TensorObject))
+        return torch_dtype(value.dtype) is not None or value.dtype.kind in "fc"
+    if isinstance(value, (np.generic, type)):
+        return False
+    return hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def is_own(value: Any) -> bool:
+    """Is a tensor an array, or a kind that this package makes?"""
+    return isinstance(value, (np.ndarray, TensorObject)) or isinstance(value.dtype, str)
 
 
 def dtype_of(value: Any) -> str:
-    """torch's name of a tensor's dtype."""
+    """torch's name of a tensor's dtype; where torch has none, its own."""
     if isinstance(value, np.ndarray):
-        return str(torch_dtype(value.dtype))
+        return torch_dtype(value.dtype) or str(value.dtype)
     return str(value.dtype)
 
 

@@ -502,6 +502,57 @@ def test_tensors_that_are_not_plain_numbers_are_told(tmp_path: pathlib.Path) -> 
         assert caught.value.mismatched == ["s", "m"]
 
 
+def test_tensors_of_others_are_not_passed_over() -> None:
+    class Foreign:
+        shape, dtype = (1,), np.dtype("f4")
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return np.ones(1, "f4")
+
+    parameter = psd.Parameter("w", np.ones(1, "f4"), True)
+    wide = np.ones(1, np.longdouble)
+    for value, said in ((Foreign(), "Foreign, and no array"), (parameter, "Parameter, and no"),
+                        (wide, str(wide.dtype))):  # fmt: skip
+        if np.longdouble != np.float64 or value is not wide:
+            with pytest.raises(psd.MismatchError, match=said):
+                average([{"w": value, "x": np.ones(1, "f4")}])
+    assert scale({"x": np.ones(1, "f4"), "n": np.float32(3)}, 2)["n"] == 3
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_many_kinds(tmp_path: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Module()
+    net.register_parameter("w", torch.nn.Parameter(torch.ones(2, 3)))
+    net.register_buffer("n", torch.tensor([5]))
+    torch.save(net, tmp_path / "module.pth")
+    torch.save({"state_dict": net.state_dict(), "lr": 1}, tmp_path / "more.pth")
+    torch.save(net.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    dcp = pytest.importorskip("torch.distributed.checkpoint")
+    dcp.save(net.state_dict(), checkpoint_id=tmp_path / "dcp")
+    psd.save({"w": np.ones((2, 3), "f4"), "n": np.int64([5])}, tmp_path / "a.npz")
+    shards = {"w": np.ones((2, 3), "f4")}, {"n": np.int64([5])}
+    (tmp_path / "shards").mkdir()
+    for i, shard in enumerate(shards, 1):
+        psd.save(shard, tmp_path / "shards" / f"model-0000{i}-of-00002.safetensors")
+    other = {"w": np.full((2, 3), 4, "f4"), "n": np.int64([7])}
+    for name in ("module.pth", "more.pth", "old.pth", "dcp", "a.npz", "shards"):
+        psd.save(average([tmp_path / name, other]), tmp_path / "mean.pth")
+        back = psd.load(tmp_path / "mean.pth")
+        same(back["w"], np.full((2, 3), 2.5, "f4"))
+        assert back["n"].tolist() == [5], name
+        running = RunningAverage(integers="last")
+        running.add(other)
+        running.add(tmp_path / name)
+        got = running.result()
+        same(got["w"], np.full((2, 3), 2.5, "f4"))
+        assert got["n"].tolist() == [5]
+    got = average([tmp_path / "module.pth"])
+    psd.save(got, tmp_path / "mean.pth")
+    assert psd.load(tmp_path / "mean.pth").trainable["w"] is True
+
+
 def test_dtypes_may_differ_within_a_kind() -> None:
     a, b = {"w": some(1, dtype="f2")}, {"w": some(2, dtype="f8")}
     got = average([a, b])["w"].numpy()
