@@ -97,11 +97,11 @@ def _reader_of(value: Any) -> Reader | None:
     if isinstance(value, LazyTensor):
         return value.read
     if isinstance(value, np.ndarray):
-        array = value.astype(value.dtype.newbyteorder("="), copy=False)
-        row: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
+        row: Any = value.reshape(-1) if value.flags.c_contiguous else value.flat
+        native = value.dtype.newbyteorder("=")
 
         def of_array(start: int, count: int) -> Array:
-            return np.asarray(row[start : start + count])
+            return np.asarray(row[start : start + count]).astype(native, copy=False)
 
         return of_array
     if isinstance(value, TensorInfo) and _is_contiguous(value.shape, value.stride):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_growth import Sparse
 
 import pystatedict as psd
-from pystatedict import _flat, _running
+from pystatedict import _flat, _running, _stored
 from pystatedict._arithmetic import add, average, ema, scale, subtract, task_arithmetic
 from pystatedict._dtypes import numpy_dtype
 from pystatedict._interpolate import interpolate
@@ -381,6 +381,10 @@ def test_views_are_read_as_they_look() -> None:
         same(scale({"w": view}, 2)["w"].numpy(), np.ascontiguousarray(view) * 2)
     swapped = base.astype(">f4")
     same(scale({"w": swapped}, 2)["w"].numpy(), base * 2)
+    same(scale({"w": swapped.T}, 2)["w"].numpy(), np.ascontiguousarray(base.T) * 2)
+    flat = _flat.Flat(swapped)
+    swapped[0, 0] = 5  # read when it is asked for, not copied before
+    assert flat.read(0, 1) == 5
 
 
 # ------------------------------------------------------------------ inputs, ties, flags
@@ -639,6 +643,21 @@ def test_no_file_stays_open_longer_than_it_is_needed(tmp_path: pathlib.Path) -> 
     with pytest.raises(psd.MismatchError):
         average([*paths, {"w": some(1)}])
     assert still_open() == 0
+
+
+def test_records_are_looked_up_once_a_file(tmp_path: pathlib.Path) -> None:
+    """And not once a tensor, of which there may be many."""
+    names = [f"w{i}" for i in range(20)]
+    psd.save({name: some(1) for name in names}, tmp_path / "many.pth")
+    with psd.open(tmp_path / "many.pth") as checkpoint:
+        before = len(_stored._RECORDS)
+        archive = checkpoint.archive
+        got = average([checkpoint])
+        assert len(_stored._RECORDS) == before + 1
+        assert _stored._records_of(archive) is _stored._records_of(archive)
+        same(got["w7"].numpy(), some(1))
+    del checkpoint, archive, got
+    assert len(_stored._RECORDS) == before
 
 
 def test_a_result_may_take_the_place_of_an_input(tmp_path: pathlib.Path) -> None:
