@@ -385,6 +385,7 @@ def test_views_are_read_as_they_look() -> None:
     flat = _flat.Flat(swapped)
     swapped[0, 0] = 5  # read when it is asked for, not copied before
     assert flat.read(0, 1) == 5
+    same(flat.read(1, 3), base.reshape(-1)[1:4])
 
 
 # ------------------------------------------------------------------ inputs, ties, flags
@@ -456,6 +457,10 @@ def test_ties_and_flags_stay(tmp_path: pathlib.Path) -> None:
             assert checkpoint["w"].storage == checkpoint["tied"].storage
             assert checkpoint.trainable["w"] is True
         assert psd.load(tmp_path / "mean.pth").metadata == {"": {"version": 1}}
+    with psd.open(tmp_path / "1.pth") as first, psd.open(tmp_path / "2.pth") as second:
+        got = average([first, second])
+        assert got["w"] is got["tied"]
+        assert got["part"] is not got["w"]
     apart = one(2)
     apart["tied"] = apart["w"] + 1
     got = average([one(1), apart])
