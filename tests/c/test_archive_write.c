@@ -278,6 +278,73 @@ test_read_written_and_read(void)
     psd_buffer_clear(&again);
 }
 
+/* The pickle alone, for an archive that has the storages: by the keys that they have there. */
+static void
+test_kept_keys(void)
+{
+    static const char *const keys[2][STORAGES] = {{"0", "1", "2", "3"},
+                                                  {"17", "x.y", "2", "forty"}};
+    psd_buffer programs[2];
+    for (unsigned way = 0; way < 2; way++) {
+        document d;
+        collector c = {.writes = 0};
+        psd_buffer_init(&c.bytes, check_alloc(&heap));
+        document_begin(&d, 0);
+        for (unsigned i = 0; i < STORAGES; i++) {
+            const char *key = keys[way][i];
+            d.storages[i].key = (psd_span){(const uint8_t *)key, strlen(key)};
+            d.bytes[i].data = NULL; /* nobody asks for them */
+        }
+        document_write(&d, (psd_write_options){.dialect = PSD_DIALECT_KEPT}, &c);
+        CHECK(d.status == PSD_OK);
+        CHECK_UINT(c.writes, 1);
+        programs[way] = c.bytes;
+        document_end(&d);
+    }
+    psd_buffer file = document_file(&heap);
+    opening o;
+    open_bytes(&o, psd_buffer_span(&file));
+    CHECK(psd_span_equal(o.archive.program, psd_buffer_span(&programs[0])));
+    CHECK(!psd_span_equal(o.archive.program, psd_buffer_span(&programs[1])));
+    close_archive(&o);
+    psd_buffer_clear(&file);
+    psd_arena arena;
+    psd_pool pool;
+    psd_pickle pickle;
+    psd_error err;
+    psd_limits limits = psd_default_limits();
+    psd_arena_init(&arena, check_alloc(&heap));
+    psd_pool_init(&pool, &arena, limits.values);
+    CHECK(psd_pickle_read(psd_buffer_span(&programs[1]), 0, &limits,
+                          (psd_hash_key){1, 2}, &pool, &pickle, &err) == PSD_OK);
+    unsigned found = 0;
+    for (psd_ref ref = 1; ref <= pool.count; ref++) {
+        const psd_value *value = psd_value_at(&pool, ref);
+        for (unsigned i = 0; value->kind == PSD_KIND_TEXT && i < STORAGES; i++) {
+            const char *key = keys[1][i];
+            psd_span span = {(const uint8_t *)key, strlen(key)};
+            found += psd_text_is(value, span);
+        }
+    }
+    CHECK_UINT(found, STORAGES);
+    psd_pool_clear(&pool);
+    psd_arena_clear(&arena);
+    psd_buffer_clear(&programs[0]);
+    psd_buffer_clear(&programs[1]);
+    /* A target that takes nothing. */
+    document d;
+    collector c = {.fail_at = 1};
+    psd_buffer_init(&c.bytes, check_alloc(&heap));
+    document_begin(&d, 0);
+    for (unsigned i = 0; i < STORAGES; i++) {
+        d.storages[i].key = PSD_LITERAL("k");
+    }
+    document_write(&d, (psd_write_options){.dialect = PSD_DIALECT_KEPT}, &c);
+    CHECK_UINT(d.status, PSD_SINK);
+    document_end(&d);
+    psd_buffer_clear(&c.bytes);
+}
+
 /* ---------------------------------------------------------------- failures */
 
 static void
@@ -331,6 +398,7 @@ main(void)
     RUN(test_verifying_without_checksums);
     RUN(test_many_storages);
     RUN(test_read_written_and_read);
+    RUN(test_kept_keys);
     RUN(test_every_failing_write);
     RUN(test_every_failing_request);
     CHECK_UINT(heap.live, 0);
