@@ -115,8 +115,8 @@ def peaks(folder: str, gib: int) -> bool:
 
 
 def copied(source: str, target: str) -> None:
-    """As a copy that is on the disk: what `cp` does, and fsync."""
-    with open(source, "rb", buffering=0) as old, open(target, "wb", buffering=0) as new:
+    """What `cp` does, into a new file that is on the disk before it takes the old one's place."""
+    with open(source, "rb", buffering=0) as old, open(target + ".new", "wb", buffering=0) as new:
         size = os.fstat(old.fileno()).st_size
         if hasattr(os, "copy_file_range"):
             done = 0
@@ -127,6 +127,7 @@ def copied(source: str, target: str) -> None:
 
             shutil.copyfileobj(old, new, 1 << 20)
         os.fsync(new.fileno())
+    os.replace(target + ".new", target)
 
 
 def renaming(folder: str, rounds: int) -> None:
