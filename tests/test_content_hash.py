@@ -255,6 +255,10 @@ def test_memory_is_that_of_one_storage(tmp_path: pathlib.Path, tutorial: pathlib
     path = tmp_path / "big.pth"
     psd.save({f"w{i}": np.full(8 << 20, i, "f4") for i in range(4)}, path)  # 32 MiB each
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, path, tutorial], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, path, tutorial],
+        env=kit.letting_go(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(done.stdout) < 48 << 20

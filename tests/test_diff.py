@@ -617,7 +617,11 @@ def test_memory_is_that_of_two_storages(tmp_path: pathlib.Path, tutorial: pathli
         arrays |= {f"{path.stem}{i}": np.full(2 << 20, i, "f4") for i in range(4)}
         psd.save(arrays, path)
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, *paths, tutorial], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, *paths, tutorial],
+        env=kit.letting_go(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     peak, changed, renamed = map(int, done.stdout.split())
     assert (changed, renamed) == (8, 4)

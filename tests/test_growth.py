@@ -166,14 +166,12 @@ def test_what_is_kept_of_files_that_were_closed_is_bounded(tmp_path: pathlib.Pat
     many, one = tmp_path / "many.pth", tmp_path / "one.pth"
     psd.save({f"blocks.{i}.weight": np.full((i % 7, 3), i, "f4") for i in range(20_000)}, many)
     psd.save({"w": np.zeros(4, "f4")}, one)
-    # AddressSanitizer's own malloc keeps what was let go, unless told not to.
-    sanitizer = ":quarantine_size_mb=0:thread_local_quarantine_size_kb=0"
     done = subprocess.run(
         [sys.executable, "-c", AGAIN, str(many), str(one)],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + sanitizer},
+        env=kit.letting_go(),
     )
     after_one, after_three = map(int, done.stdout.split())
     assert after_one < 8 << 20  # the first opening has left what the others take
