@@ -46,9 +46,9 @@ def change_file(arguments: ChangingArguments, change: Callable[[Any], Any]) -> i
 
 def write_out(arguments: WritingArguments, made: Any, **options: Any) -> int:
     """Write an object as OUT, and say so; the exit code."""
-    from ._opnames import flatten
+    from ._taken import named_tensors
 
-    tensors = flatten(made)
+    tensors = named_tensors(made)
     size = sum(value.nbytes for value in tensors.values())
     with Progress("B", quiet=arguments.quiet) as progress:
         progress.add(size)

@@ -7,7 +7,8 @@ import os
 
 from ._clichanging import ChangingArguments, path_in, tell_written, telling
 from ._cliprogress import Progress
-from ._cliwriting import check_output
+from ._cliwriting import _is_special, check_output
+from ._errors import StateDictError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,13 +43,16 @@ def run(arguments: Options) -> int:
         from ._api import format_of
 
         format = format_of(arguments.output, arguments.format)
+        if arguments.verify and _is_special(arguments.output):
+            raise StateDictError("what is written to a pipe cannot be read again", code="usage")
         ops.convert(
             source, out, format=format, root=arguments.root,
+            # Someone may have made OUT since it was looked for.
+            overwrite=arguments.force or _is_special(out),
             verify=arguments.verify and not arguments.dry_run, progress=progress.advance,
         )  # fmt: skip
-        if arguments.dry_run:
-            return tell_written(arguments, *_sizes(source, arguments.root))
-        return tell_written(arguments, *_sizes(out, None))
+        whole = format in ("zip", "legacy") or arguments.root
+        return tell_written(arguments, *_sizes(source, arguments.root if whole else "auto"))
 
 
 def _sizes(path: str, root: str | None) -> tuple[int, int]:

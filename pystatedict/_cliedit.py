@@ -60,6 +60,7 @@ def add_options(parser: Parser) -> None:
 
 def run(arguments: Options) -> int:
     from . import ops
+    from ._taken import named_tensors
 
     path = path_in(arguments.file)
     if arguments.undo:
@@ -71,7 +72,7 @@ def run(arguments: Options) -> int:
     with telling():
         if arguments.dry_run:
             made = _changed(arguments, ops.open(path))
-            count = len(ops.flatten(made))
+            count = len(named_tensors(made))
             return _tell(arguments, f"would have {counted(count, 'tensor')}", tensors=count)
         if changes:
             ops.edit(path, lambda obj: _changed(arguments, obj))

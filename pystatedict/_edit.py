@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from io import FileIO, RawIOBase
 from typing import TYPE_CHECKING, Any
 
 from pystatedict import _core
@@ -17,8 +18,6 @@ from pystatedict._errors import CorruptError, UnsupportedError
 from pystatedict._files import sidecar_of
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from pystatedict._core import Archive
 
 
@@ -50,7 +49,7 @@ def edit(path: str | os.PathLike[str], change: Callable[[Any], Any]) -> None:
     ['net.fc1.0.weight', 'net.fc1.0.bias', 'net.fc2.0.weight', 'net.fc2.0.bias']
     """
     name = os.path.realpath(os.fsdecode(os.fspath(path)))
-    with open(name, "r+b") as file:
+    with open(name, "r+b", buffering=0) as file:
         _lock(file, name)
         _take_back(file, name)
         archive = _opened(name)
@@ -79,12 +78,12 @@ def undo(path: str | os.PathLike[str]) -> bool:
     False
     """
     name = os.path.realpath(os.fsdecode(os.fspath(path)))
-    with open(name, "r+b") as file:
+    with open(name, "r+b", buffering=0) as file:
         _lock(file, name)
         return _take_back(file, name)
 
 
-def _lock(file: BinaryIO, name: str) -> None:
+def _lock(file: FileIO, name: str) -> None:
     """Two edits of one file at a time would each append where the other does."""
     from pystatedict._targets import try_lock
 
@@ -157,12 +156,69 @@ def _foreign(name: str) -> UnsupportedError:
 # ------------------------------------------------------------------ into the file
 
 
-def _append(file: BinaryIO, record: str, program: bytes, dropped: set[str]) -> None:
+class _Grown(RawIOBase):
+    """A file as it would be with what is written behind its end, which is only gathered."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._end = os.fstat(file.fileno()).st_size
+        self._at = 0
+        self.tail = bytearray()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = self._end + len(self.tail)
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        most = self._end + len(self.tail) - self._at
+        size = most if size is None or size < 0 else max(min(size, most), 0)
+        self._file.seek(self._at)
+        found = b""
+        while len(found) < min(size, self._end - self._at):
+            piece = self._file.read(min(size, self._end - self._at) - len(found))
+            if not piece:
+                break
+            found += piece
+        if len(found) < size:
+            first = max(self._at - self._end, 0)
+            found += self.tail[first : first + size - len(found)]
+        self._at += len(found)
+        return found
+
+    def truncate(self, size: int | None = None) -> int:
+        end = self._at if size is None else size
+        del self.tail[max(end - self._end, 0) :]
+        return end
+
+    def write(self, data: Any) -> int:
+        first = self._at - self._end
+        if first < 0:
+            raise ValueError("what stands in the file is not written over")
+        self.tail[first : first + len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _append(file: FileIO, record: str, program: bytes, dropped: set[str]) -> None:
     """The pickle and a directory that names it, behind all that is there."""
     import zipfile
 
-    end = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file, "a") as archive:
+    grown = _Grown(file)
+    end = grown.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(grown, "a") as archive:
         kept = [
             row
             for row in archive.filelist
@@ -172,7 +228,7 @@ def _append(file: BinaryIO, record: str, program: bytes, dropped: set[str]) -> N
             archive.start_dir = end
             raise UnsupportedError(
                 "the archive's names are spelled in a way that edit() cannot follow",
-                path=file.name,
+                path=str(file.name),
                 code="edit-kind",
                 hint="ops.convert(path, path) writes the file anew",
             )
@@ -183,24 +239,31 @@ def _append(file: BinaryIO, record: str, program: bytes, dropped: set[str]) -> N
         info = zipfile.ZipInfo(record)  # of 1980: the same edit gives the same bytes
         info.create_system, info.external_attr = 0, 0
         archive.writestr(info, program)
-    file.flush()
+    tail = memoryview(grown.tail)
+    file.seek(end)
+    while tail:
+        tail = tail[file.write(tail) :]
     os.fsync(file.fileno())
 
 
 def _check(name: str, made: Any) -> None:
     """Is what stands there now what was meant?  Else the undo record is made use of."""
     from pystatedict._opening import open_checkpoint
-    from pystatedict.ops import flatten
+    from pystatedict._taken import named_tensors
 
     with open_checkpoint(name, None, access="read") as found:
-        shapes = found.shapes()
-        wanted = {str(key): tuple(value.shape) for key, value in flatten(made).items()}
-        if any(shapes.get(key) != shape for key, shape in wanted.items()):
-            raise CorruptError(
-                "the edited file is not what it was to be; it was taken back to what it was",
-                path=name,
-                code="edit-differs",
-            )
+        shapes, wanted = found.shapes(), named_tensors(made)
+        for key, value in wanted.items():
+            # A part that stands in several places is listed under one of their names.
+            shape = shapes.get(key, tuple(value.shape) if shapes else None)
+            if shape != tuple(value.shape):
+                raise CorruptError(
+                    "the edited file was not what it was to be, and was taken back to what it was",
+                    path=name,
+                    key=key,
+                    code="edit-differs",
+                    hint="the disk or the memory may be failing; ops.convert(f, out) writes a copy",
+                )
 
 
 def _sidecar_is_current(name: str) -> bool:
@@ -244,13 +307,21 @@ def _write_sidecar(name: str, document: dict[str, Any]) -> None:
 
 def _undo_path(name: str) -> str:
     folder, last = os.path.split(name)
-    return os.path.join(folder, f".{last[:50]}.pystatedict.undo")
+    if len(os.fsencode(last)) > 200:  # names are bounded in bytes
+        from hashlib import blake2b
+
+        last = last[:40] + "-" + blake2b(os.fsencode(last), digest_size=8).hexdigest()
+    return os.path.join(folder, f".{last}.pystatedict.undo")
+
+
+# Bytes before the file's old end by which it is known again.
+_KNOWN_BY = 64 << 10
 
 
 class _Undo:
     """A record of how long the file was, on the disk before it grows."""
 
-    def __init__(self, name: str, file: BinaryIO) -> None:
+    def __init__(self, name: str, file: FileIO) -> None:
         self._name, self._file = name, file
 
     def __enter__(self) -> None:
@@ -259,7 +330,12 @@ class _Undo:
         from pystatedict._targets import replacing
 
         size = os.fstat(self._file.fileno()).st_size
-        told = {"pystatedict_undo": 1, "file": os.path.basename(self._name), "size": size}
+        told = {
+            "pystatedict_undo": 1,
+            "file": os.path.basename(self._name),
+            "size": size,
+            "crc32": _crc_before(self._file, size),
+        }
         with replacing(_undo_path(self._name)) as record:
             record.write(json.dumps(told).encode())
 
@@ -270,6 +346,19 @@ class _Undo:
         _forget(self._name)
 
 
+def _crc_before(file: FileIO, size: int) -> int:
+    """The CRC-32 of the last bytes before `size`, in which the old directory ends."""
+    start = max(size - _KNOWN_BY, 0)
+    file.seek(start)
+    found = b""
+    while len(found) < size - start:
+        piece = file.read(size - start - len(found))
+        if not piece:
+            break
+        found += piece
+    return _core.crc32(found)
+
+
 def _forget(name: str) -> None:
     from pystatedict._targets import sync_folder
 
@@ -277,28 +366,33 @@ def _forget(name: str) -> None:
     sync_folder(os.path.dirname(name))
 
 
-def _take_back(file: BinaryIO, name: str) -> bool:
-    """Cut the file to what the undo record tells, if there is one."""
+def _take_back(file: FileIO, name: str) -> bool:
+    """Cut the file to what the undo record tells, if there is one.
+
+    A record of a file that was written anew since is forgotten: what it tells of is gone.
+    """
     import json
 
     try:
         with open(_undo_path(name), "rb") as record:
             told = json.loads(record.read(4096))
         size = told["size"] if told["pystatedict_undo"] == 1 else None
-        ours = told["file"] == os.path.basename(name)
+        ours, crc = told["file"] == os.path.basename(name), told["crc32"]
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError, RecursionError):
-        size, ours = None, False
-    if not ours or not isinstance(size, int) or not 0 < size <= os.fstat(file.fileno()).st_size:
+        size, ours, crc = None, False, 0
+    if not ours or type(size) is not int or size <= 0:
         raise CorruptError(
-            f"the undo record '{_undo_path(name)}' is not of this file",
+            f"'{_undo_path(name)}' is no undo record of this file",
             path=name,
             code="edit-undo",
             hint="if the file is whole (pystatedict.verify), remove the record",
         )
-    file.flush()
-    os.ftruncate(file.fileno(), size)
-    os.fsync(file.fileno())
+    there = os.fstat(file.fileno()).st_size
+    same = size <= there and _crc_before(file, size) == crc
+    if same:
+        os.ftruncate(file.fileno(), size)
+        os.fsync(file.fileno())
     _forget(name)
-    return True
+    return same

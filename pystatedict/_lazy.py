@@ -83,10 +83,11 @@ class LazyTensor:
         if start < 0 or count < 0 or start + count > self.numel:
             raise IndexError(f"elements {start} to {start + count} of {self.numel}")
         made = self._read(start, count)
-        if made.shape != (count,) or made.dtype != self._dtype():
+        shape, dtype = getattr(made, "shape", None), getattr(made, "dtype", None)
+        if shape != (count,) or dtype != self._dtype():
             raise ValueError(
-                f"read({start}, {count}) of a lazy tensor gave {made.dtype} of shape"
-                f" {made.shape}, not {count} elements of {self.dtype}"
+                f"read({start}, {count}) of a lazy tensor gave a {type(made).__name__} of shape"
+                f" {shape} and dtype {dtype}, not {count} elements of {self.dtype}"
             )
         return made
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pystatedict._errors import MissingTensorError, warn
+from pystatedict._errors import LimitError, MissingTensorError, UnsupportedError, warn
 from pystatedict._printable import printable
 from pystatedict._taken import is_tensor, remade, taken
 
@@ -44,7 +44,7 @@ def rename(f: Any, how: How, replacement: str | None = None) -> StateDict:
     if isinstance(how, (str, re.Pattern)):
         if replacement is None:
             raise TypeError("rename() by a regular expression needs what replaces its matches")
-        pattern, new = re.compile(how), replacement
+        pattern, new = _pattern(how, replacement), replacement
         return _renamed(sd, lambda name: pattern.sub(new, name))
     if not callable(how):
         raise TypeError(
@@ -52,6 +52,18 @@ def rename(f: Any, how: How, replacement: str | None = None) -> StateDict:
             f" not a {type(how).__name__}"
         )
     return _renamed(sd, how)
+
+
+def _pattern(how: str | re.Pattern[str], replacement: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(how)
+        pattern.sub(replacement, "")  # which reads the replacement, too
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"no regular expression, or none that {printable(repr(replacement), 60)} can stand"
+            f" for: {error}"
+        ) from None
+    return pattern
 
 
 def _check_names(sd: StateDict, names: Iterable[str]) -> None:
@@ -85,7 +97,7 @@ def _renamed(sd: StateDict, new_name: Callable[[str], str | None]) -> StateDict:
         olds.setdefault(new, []).append(old)
         rows.append((new, old, value))
     _check_collisions(olds)
-    return remade(sd, rows, _module_names(rows))
+    return remade(sd, rows, _module_names(rows, sd))
 
 
 def _check_collisions(olds: Mapping[Any, Sequence[Any]]) -> None:
@@ -102,7 +114,15 @@ def _check_collisions(olds: Mapping[Any, Sequence[Any]]) -> None:
         )
 
 
-def _module_names(rows: Iterable[tuple[Any, Any, Any]]) -> Callable[[str], str | None]:
+def _modules_of(name: Any) -> Iterable[str]:
+    while isinstance(name, str) and "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _module_names(
+    rows: Iterable[tuple[Any, Any, Any]], sd: StateDict
+) -> Callable[[str], str | None]:
     """What modules are called after their tensors were: as all of a module's agree, or as
     they were; None of a module that has lost all of its tensors.
     """
@@ -110,9 +130,7 @@ def _module_names(rows: Iterable[tuple[Any, Any, Any]]) -> Callable[[str], str |
     for new, old, _ in rows:
         if not isinstance(old, str):
             continue
-        module = old
-        while "." in module:
-            module = module.rpartition(".")[0]
+        for module in _modules_of(old):
             rest = old[len(module) :]
             names = found.setdefault(module, set())
             if new.endswith(rest):
@@ -122,7 +140,11 @@ def _module_names(rows: Iterable[tuple[Any, Any, Any]]) -> Callable[[str], str |
             else:
                 names.add(module)
 
+    lost = {module for name in sd for module in _modules_of(name)} - found.keys()
+
     def name_of(module: str) -> str | None:
+        if module in lost:
+            return None
         names = found.get(module)
         if names is None or len(names) != 1:
             return module
@@ -266,7 +288,7 @@ def only_trainable(f: Any) -> StateDict:
 def merge(*parts: Any) -> StateDict:
     """The tensors of several state_dicts, in their order, which have no name in common.
 
-    Metadata and attributes are those of the first that has any.  Raises ValueError for names
+    Metadata and attributes are joined, the last one's first.  Raises ValueError for names
     that are in several parts; update() lets the later one win.
 
     >>> import numpy as np
@@ -311,10 +333,9 @@ def _joined(parts: Sequence[StateDict]) -> StateDict:
         made._said.update(other._said)
         made._told().update(other._told())
         made.tensor_attributes.update(other.tensor_attributes)
-        for key, value in other.attributes.items():
-            made.attributes.setdefault(key, value)
+        made.attributes.update(other.attributes)
         if isinstance(made.metadata, dict) and isinstance(other.metadata, dict):
-            made.metadata = type(made.metadata)({**other.metadata, **made.metadata})
+            made.metadata = type(made.metadata)({**made.metadata, **other.metadata})
         elif made.metadata is None:
             made.metadata = other.metadata
     return made
@@ -337,6 +358,13 @@ def flatten(obj: Any, separator: str = ".") -> StateDict:
     todo: list[tuple[tuple[str, ...], Any, tuple[int, ...]]] = [((), obj, ())]
     while todo:
         path, value, above = todo.pop()
+        if len(rows) + len(todo) > _FLAT_MOST:
+            raise LimitError(
+                "the nest has too many names: its parts stand in one another again and again",
+                name="values",
+                value=len(rows) + len(todo),
+                limit=_FLAT_MOST,
+            )
         if is_tensor(value):
             rows.append((separator.join(path), value))
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in above:
@@ -372,6 +400,9 @@ def unflatten(f: Any, separator: str = ".") -> dict[str, Any]:
         inside[last] = value
     return root
 
+
+# Names beyond which a nest is taken for one whose parts are shared to make many of few.
+_FLAT_MOST = 10_000_000
 
 # What training programs call what only training needs.
 _OPTIMIZER = re.compile(
@@ -429,21 +460,29 @@ def within(obj: Any, change: Callable[[Any], Any], root: str | None = None) -> A
     """
     from pystatedict._roots import find_in
 
-    if not isinstance(obj, Mapping):
-        return change(obj)
     if root is None:
-        found = find_in(obj)
+        found = find_in(obj) if isinstance(obj, Mapping) else obj
         if found is obj:
             return change(obj)
-        root_key = next(key for key, value in obj.items() if value is found)
-        return _with(obj, root_key, change(found))
+        for key, value in obj.items():
+            if value is found:
+                return _with(obj, key, change(found))
+        raise UnsupportedError(
+            "the state_dict is that of a whole module, which cannot be changed in its place",
+            code="within-module",
+            hint='ops.open(f, root="auto") gives it by itself',
+        )
     first, _, rest = root.partition(".")
     # A key may have dots of its own.
-    for key in (root, first):
-        if isinstance(obj, Mapping) and key in obj:
-            inner = obj[key]
-            below = rest if key is first and rest else None
-            return _with(obj, key, within(inner, change, below) if below else change(inner))
+    for text in (root, first):
+        place: Any = text
+        if isinstance(obj, list) and text.isdigit() and int(text) < len(obj):
+            place = int(text)
+        elif not isinstance(obj, Mapping) or text not in obj:
+            continue
+        below = rest if text is first and rest else None
+        inner = obj[place]
+        return _with(obj, place, within(inner, change, below) if below else change(inner))
     raise MissingTensorError(f"there is nothing at {printable(repr(root), 80)}", key=root)
 
 

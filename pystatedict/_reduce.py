@@ -193,7 +193,7 @@ class Reducer:
         bits = self._bits(info, bits_of(info))
         if info.is_meta:
             return _meta(info, bits)
-        supply = self._storages.of(info)
+        supply = self._storages.of(info, checked=True)
         attributes = self._flags[id(info)][1] if id(info) in self._flags else None
         # What was one object when it was saved is one again.
         key = (id(info._archive), info._index, bits, id(attributes))

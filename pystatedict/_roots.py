@@ -45,6 +45,18 @@ def find_root(archive: Archive, root: str | None) -> tuple[int, Path]:
     return _within(archive, ref), path
 
 
+def is_scalar(value: Any) -> bool:
+    """Is it one of NumPy's scalars or classes?  They have an array's methods, and are none."""
+    import sys
+
+    numpy = sys.modules.get("numpy")
+    return isinstance(value, type) or (numpy is not None and isinstance(value, numpy.generic))
+
+
+def _is_array_like(value: Any) -> bool:
+    return hasattr(value, "__array__") and not is_scalar(value)
+
+
 def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The one state_dict in a mapping, by the rules of ``root="auto"``."""
     from collections.abc import Mapping
@@ -54,9 +66,9 @@ def find_in(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
     found: dict[str, Mapping[Any, Any]] = {}
     for key, value in mapping.items():
         inner = value.state_dict() if isinstance(value, OpaqueModule) else value
-        if isinstance(inner, Mapping) and any(hasattr(v, "__array__") for v in inner.values()):
+        if isinstance(inner, Mapping) and any(map(_is_array_like, inner.values())):
             found.setdefault(str(key), inner)
-    direct = not mapping or any(hasattr(v, "__array__") for v in mapping.values())
+    direct = not mapping or any(map(_is_array_like, mapping.values()))
     chosen = _choose(list(found), direct)
     return mapping if chosen is None else found[chosen]
 

@@ -50,14 +50,15 @@ def plan(sd: StateDict, most: int, format: str) -> list[list[Any]]:
     """
     groups: dict[Any, list[Any]] = {}
     sizes: dict[Any, int] = {}
+    seen: set[Any] = set()
     for name, value in sd.items():
-        key = _together(name, value)
+        key, most_of_it = _together(name, value)
         groups.setdefault(key, []).append(name)
         size = value.nbytes if is_tensor(value) else 0
-        if format == "zip" and key in sizes:
-            sizes[key] = max(sizes[key], size)  # one storage; safetensors holds each in full
-        else:
-            sizes[key] = sizes.get(key, 0) + size
+        if format == "zip":  # a storage is written once; safetensors holds each tensor in full
+            size = 0 if tie(value) in seen else min(size, most_of_it - sizes.get(key, 0))
+            seen.add(tie(value))
+        sizes[key] = sizes.get(key, 0) + size
     files: list[list[Any]] = []
     room = -1
     for key, names in groups.items():
@@ -69,16 +70,16 @@ def plan(sd: StateDict, most: int, format: str) -> list[list[Any]]:
     return files
 
 
-def _together(name: Any, value: Any) -> Any:
-    """Equal for tensors that are to be in one file."""
+def _together(name: Any, value: Any) -> tuple[Any, int]:
+    """(equal for tensors that are to be in one file, the most bytes that all of them have)."""
     if not is_tensor(value):
-        return ("value", name)
+        return ("value", name), 0
     if is_info(value) and value._storage_index is not None:
-        return ("file", id(value._archive), value._storage_index)
+        return ("file", id(value._archive), value._storage_index), value.storage_nbytes
     base = value
     while getattr(base, "base", None) is not None:
         base = base.base
-    return ("memory", id(base)) if base is not value else ("tensor", tie(value))
+    return ("memory", id(base)), max(getattr(base, "nbytes", 0), value.nbytes)
 
 
 def save_shards(
@@ -148,12 +149,16 @@ class _NewFolder:
     """A folder that has another name until it is whole, and is taken away if it never is."""
 
     def __init__(self, target: str) -> None:
+        from pystatedict._targets import free_name
+
         self._target = target
-        parent, name = os.path.split(target)
-        self._path = os.path.join(parent, f".{name[:50]}.{os.getpid():x}.part")
+        self._path = free_name(*os.path.split(target))
 
     def __enter__(self) -> str:
-        os.mkdir(self._path)
+        try:
+            os.mkdir(self._path)
+        except OSError as error:  # told of the folder that was asked for
+            raise OSError(error.errno, error.strerror, self._target) from None
         return self._path
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

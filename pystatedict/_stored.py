@@ -35,6 +35,9 @@ def supplied(
     return (supply, supply.nbytes, dtype, bits, shape, stride, offset, attributes, "supplied")
 
 
+_PIECE = 1 << 20
+
+
 class Stored:
     """One storage of a file.
 
@@ -42,7 +45,8 @@ class Stored:
     of it; a part of it is read as it is.
     """
 
-    __slots__ = ("_archive", "_crc", "_kept", "_next", "_number", "_record", "key", "nbytes")
+    __slots__ = ("_archive", "_crc", "_kept", "_next", "_number", "_record", "key", "nbytes",
+                 "partly")  # fmt: skip
 
     def __init__(
         self, archive: Archive, number: int, nbytes: int, key: str, record: Record | None
@@ -55,6 +59,8 @@ class Stored:
         self._record = record  # of which it is all, or None
         self._next = self._crc = 0
         self._kept: Source | None = None
+        #: whether a tensor is less than all of it, so that reading it would not check it.
+        self.partly = False
 
     @property
     def place(self) -> tuple[str | None, int]:
@@ -68,6 +74,9 @@ class Stored:
 
     def read(self, offset: int, size: int) -> Any:
         """`size` bytes from `offset` on, a buffer.  Raises ChecksumError with the last ones."""
+        if self.partly:
+            self.partly = False
+            self._check()
         piece = self._piece(offset, size)
         if self._record is not None and self._record[4] and offset == self._next:
             from pystatedict._core import crc32
@@ -77,6 +86,13 @@ class Stored:
             if self._next == self.nbytes:
                 self._settle()
         return piece
+
+    def _check(self) -> None:
+        """Read all of it once, for its checksum."""
+        if self._record is not None and self._record[4]:
+            self._next = self._crc = 0
+            for start in range(0, self.nbytes, _PIECE):
+                self.read(start, min(_PIECE, self.nbytes - start))
 
     def _piece(self, offset: int, size: int) -> Source:
         if self._record is not None and self._record[5]:
@@ -110,7 +126,7 @@ class Storages:
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], Stored] = {}
 
-    def of(self, info: TensorInfo) -> Stored | None:
+    def of(self, info: TensorInfo, checked: bool = False) -> Stored | None:
         """The supply of a tensor; None where its bytes in the file are not an array's own:
         of a sparse or quantized one, a view that is conjugated, another byte order.
         """
@@ -125,6 +141,8 @@ class Storages:
             self._known[key] = Stored(
                 archive, number, nbytes, info.storage, record if whole else None
             )
+        if checked and info.nbytes != nbytes:
+            self._known[key].partly = True
         return self._known[key]
 
     def used(self) -> set[tuple[str | None, int]]:

@@ -12,6 +12,7 @@ from pystatedict._core import TensorInfo
 from pystatedict._lazy import LazyTensor
 from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
 from pystatedict._printable import printable
+from pystatedict._roots import is_scalar
 from pystatedict._statedict import StateDict
 
 if TYPE_CHECKING:
@@ -71,8 +72,38 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def is_tensor(value: Any) -> bool:
-    """Is it an array, or what stands for one?"""
-    return isinstance(value, (TensorInfo, LazyTensor)) or hasattr(value, "__array__")
+    """Is it an array, or what stands for one?  NumPy's scalars are numbers."""
+    if isinstance(value, (TensorInfo, LazyTensor)):
+        return True
+    return hasattr(value, "__array__") and not is_scalar(value)
+
+
+def named_tensors(obj: Any) -> dict[str, Any]:
+    """The tensors of a nest by their joined names, as a file lists them; for who checks and
+    counts.
+
+    Each container is visited once, wherever it stands; names that two tensors have, and keys
+    that are no text, are left out.
+    """
+    found: dict[str, Any] = {}
+    twice: set[str] = set()
+    seen: set[int] = set()
+    todo: list[tuple[str, Any]] = [("", obj)]
+    while todo:
+        name, value = todo.pop()
+        if is_tensor(value):
+            if name in found:
+                twice.add(name)
+            found[name] = value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+            todo += [
+                (f"{name}.{key}" if name else str(key), part)
+                for key, part in inner
+                if isinstance(key, str) or not isinstance(value, Mapping)
+            ]
+    return {name: value for name, value in found.items() if name not in twice}
 
 
 def is_info(value: Any) -> bool:

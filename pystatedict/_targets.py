@@ -66,7 +66,7 @@ class _Named:
     """A file beside the target, under a name of its own until it takes the target's."""
 
     def __init__(self, folder: str, name: str) -> None:
-        self._path = _free_name(folder, name)
+        self._path = free_name(folder, name)
         self._ours = True  # from now on: a signal may come while the file is being made
         self._file: BinaryIO | None = None
 
@@ -131,7 +131,7 @@ class _Unnamed:
             name = os.path.basename(target)
             self._path = os.path.join(self._folder, f".{name[:50]}.pystatedict.part")
             if not self._link_for_now(folder):
-                self._path = _free_name(self._folder, name)
+                self._path = free_name(self._folder, name)
                 self._link(folder, self._path)
             os.replace(self._path, target)
         finally:
@@ -220,7 +220,7 @@ def _is_special(path: str) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _free_name(folder: str, name: str) -> str:
+def free_name(folder: str, name: str) -> str:
     """A name beside `name` that nobody else uses: other threads count on, and what a killed
     process of this number has left is passed by.
     """

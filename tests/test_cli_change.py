@@ -419,3 +419,10 @@ def test_none_is_imported_that_is_not_needed(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_convert_into_a_pipe(path: pathlib.Path) -> None:
+    done = shell("convert", str(path), "-o", "/dev/stdout", "--quiet", timeout=60)
+    assert done.returncode == 0
+    kit.same_array(W, psd.load(done.stdout)["module.head.weight"], strides=False)
+    assert shell("convert", str(path), "-o", "/dev/stdout", "--verify").returncode == 2

@@ -280,3 +280,21 @@ def test_sizes(text: Any, size: int) -> None:
 def test_what_is_no_size(text: Any) -> None:
     with pytest.raises(ValueError):
         _shardwrite.bytes_of(text)
+
+
+def test_ties_of_arrays_and_parts_of_one_buffer(tmp_path: pathlib.Path) -> None:
+    whole = np.arange(1000.0)
+    ops.convert({"a": whole, "b": whole[:]}, tmp_path / "tied", shard=8000, format="zip")
+    found = psd.load(tmp_path / "tied")
+    assert len(list((tmp_path / "tied").glob("*.bin"))) == 1
+    kit.same_array(found["a"], found["b"])
+    buffer = np.zeros(10_000, "f4")
+    parts = {f"p{i}": buffer[i * 1000 : (i + 1) * 1000] for i in range(10)}
+    files = _shardwrite.plan(psd.StateDict({**parts, "other": LARGE[0].copy()}), 5000, "zip")
+    assert files == [list(parts), ["other"]]  # they cannot be parted, and leave no room
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        ops.convert({"w": LARGE}, tmp_path / "none" / "x", shard=10)
+    assert caught.value.filename == str(tmp_path / "none" / "x")

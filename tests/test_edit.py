@@ -206,13 +206,12 @@ write = zipfile.ZipFile._write_end_record
 zipfile.ZipFile._write_end_record = hooked(write)
 zipfile.ZipFile.writestr = hooked(zipfile.ZipFile.writestr)
 if len(sys.argv) > 3:  # part of what is written, as a kill in the middle of a write leaves it
-    real = zipfile.ZipFile._write_end_record
-    def cut(self):
-        real(self)
-        self.fp.flush()
+    real = _edit._append
+    def cut(*args):
+        real(*args)
         os.truncate(path, os.path.getsize(path) - int(sys.argv[3]))
         os._exit(9)
-    zipfile.ZipFile._write_end_record = cut
+    _edit._append = cut
 ops.edit(path, ops.strip_prefix)
 print(calls)
 """
@@ -269,10 +268,9 @@ def test_the_next_edit_takes_the_file_back_first(path: pathlib.Path) -> None:
     [
         b"", b"{", b"[]", b"7", b'{"size": 3}', b'{"pystatedict_undo": 1}', b"[" * 9000,
         b'{"pystatedict_undo": 1, "file": "other.pth", "size": 100}',
-        b'{"pystatedict_undo": 1, "file": "m.pth", "size": -1}',
-        b'{"pystatedict_undo": 1, "file": "m.pth", "size": 0}',
-        b'{"pystatedict_undo": 1, "file": "m.pth", "size": 1e3}',
-        b'{"pystatedict_undo": 1, "file": "m.pth", "size": 99999999999}',
+        b'{"pystatedict_undo": 1, "file": "m.pth", "size": -1, "crc32": 1}',
+        b'{"pystatedict_undo": 1, "file": "m.pth", "size": 0, "crc32": 1}',
+        b'{"pystatedict_undo": 1, "file": "m.pth", "size": 1e3, "crc32": 1}',
         b'{"pystatedict_undo": 2, "file": "m.pth", "size": 100}',
     ],
 )  # fmt: skip
@@ -307,6 +305,88 @@ def test_what_fails_while_it_is_written_is_taken_back(
     assert caught.value.code == "edit-differs"
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("how", ["replaced", "in its place", "shorter"])
+def test_a_file_that_was_written_anew_is_not_cut(path: pathlib.Path, how: str) -> None:
+    """What an undo record tells of is gone by then."""
+    pathlib.Path(f"{path}.trainable.json").unlink()
+    assert die(path, "-1", "30") == 9
+    large = psd.StateDict({"w": np.arange(500_000, dtype="f4")})
+    data = kit.saved({"w": LARGE[0, :2]} if how == "shorter" else large)
+    if how == "replaced":
+        psd.save(large, path)
+    else:
+        path.write_bytes(data)
+    before = path.read_bytes()
+    assert not ops.undo(path)
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".*"))
+    ops.edit(path, lambda sd: ops.add_prefix(sd, "x."))
+    assert list(psd.load(path, trainable=False)) == ["x.w"]
+
+
+def test_long_names_have_records_of_their_own(tmp_path: pathlib.Path) -> None:
+    names = ["e" * 60 + "1.pth", "e" * 60 + "2.pth", "é" * 110 + "1.pth", "é" * 110 + "2.pth"]
+    found = {_edit._undo_path(str(tmp_path / name)) for name in names}
+    assert len(found) == 4
+    for name in names:
+        psd.save({"module.w": LARGE[0]}, tmp_path / name)
+        assert die(tmp_path / name, "-1", "30") == 9
+    for name in names:
+        assert ops.undo(tmp_path / name)
+        assert list(psd.load(tmp_path / name)) == ["module.w"]
+    assert not list(tmp_path.glob(".*"))
+
+
+FULL = """
+import os, resource, sys
+from pystatedict import ops
+size = os.path.getsize(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    ops.edit(sys.argv[1], ops.strip_prefix)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit stands for a full disk")
+@pytest.mark.parametrize("room", [0, 1, 300, 900])
+def test_a_full_disk(path: pathlib.Path, room: int) -> None:
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path), str(room)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "27\n"
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".*"))
+
+
+def test_what_stands_beside_the_state_dict(tmp_path: pathlib.Path) -> None:
+    """NumPy's scalars, names that coincide, keys that are numbers, parts shared many times."""
+    path = tmp_path / "m.pth"
+    deep: list[object] = [LARGE[0]]
+    for _ in range(40):
+        deep = [deep, deep]
+    nest = {
+        "model": {"w": LARGE},
+        "best": np.float64(3.5),
+        "x": {"a.b": LARGE[1].copy(), "a": {"b": LARGE[2].copy()}},
+        0: {"1": LARGE[3].copy()},
+        "0": {1: LARGE[4].copy()},
+        "deep": deep,
+    }
+    psd.save(nest, path)
+    ops.edit(path, lambda obj: ops.within(obj, lambda sd: ops.add_prefix(sd, "y."), "model"))
+    ops.convert(path, path, verify=True)
+    found = psd.load(path)
+    assert list(found["model"]) == ["y.w"]
+    assert found["best"] == 3.5
+    kit.same_array(LARGE[2], found["x"]["a"]["b"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files are locked in another way")

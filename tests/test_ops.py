@@ -256,7 +256,7 @@ def test_merge_and_update() -> None:
     made = ops.merge(a, b, {"last": W})
     assert list(made) == ["x", "y", "z", "last"]
     assert dict(made.trainable) == {"x": False, "y": None, "z": True, "last": None}
-    assert made.metadata == {"m": 1, "n": 2}
+    assert made.metadata == {"m": 3, "n": 2}
     with pytest.raises(ValueError, match="2 names are in several parts: 'x', 'y'"):
         ops.merge(a, a)
     with pytest.raises(TypeError):
@@ -610,3 +610,49 @@ def test_what_arrays_of_a_plain_dict_know_is_kept(tmp_path: pathlib.Path) -> Non
     torch.save({"w": torch.nn.Parameter(torch.ones(2))}, path)
     psd.save(ops.cast(dict(psd.load(path)), "float16"), out)
     assert isinstance(torch.load(out)["w"], torch.nn.Parameter)
+
+
+def test_numpys_scalars_are_numbers() -> None:
+    given = {"w": W, "best": np.float32(3.5), "kind": np.float32}
+    for made in (ops.cast(given, "float16"), ops.map(given, lambda name, array: array)):
+        assert made["best"] is given["best"]
+        assert made["kind"] is np.float32
+    assert list(ops.add_prefix({"model": {"w": W}, "best": np.float64(1)}["model"], "x.")) == [
+        "x.w"
+    ]
+    assert list(ops.within({"model": {"w": W}, "best": np.float64(1)}, ops.compact)) == [
+        "model",
+        "best",
+    ]
+
+
+def test_replacements_that_are_none() -> None:
+    for pattern, new in (("(", "x"), ("w", r"\9"), ("w", r"\q"), ("w", r"\g<zz>")):
+        with pytest.raises(ValueError, match="regular expression"):
+            ops.rename({"w": W}, pattern, new)
+
+
+def test_within_a_list() -> None:
+    obj = {"list": [{"w": W}, {"v": W}]}
+    made = ops.within(obj, lambda sd: ops.add_prefix(sd, "x."), "list.1")
+    assert (list(made["list"][0]), list(made["list"][1])) == (["w"], ["x.v"])
+    for root in ("list.2", "list.a", "none", "list.0.w.x"):
+        with pytest.raises(psd.MissingTensorError):
+            ops.within(obj, lambda sd: sd, root)
+
+
+def test_a_damaged_part_of_a_storage_that_no_view_shows(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.pth"
+    psd.save({"all": W, "row": W[1]}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(W.tobytes()) + W.nbytes - 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(psd.ChecksumError):
+        psd.save(ops.select(path, "row"), tmp_path / "out.pth")
+
+
+def test_modules_that_lost_their_tensors() -> None:
+    sd = model()
+    assert "module.body.fc" not in ops.drop(sd, "module.body.*").metadata
+    newer = psd.StateDict({"module.head.weight": W}, metadata={"module.head": {"version": 9}})
+    assert ops.update(sd, newer).metadata["module.head"] == {"version": 9}

@@ -125,7 +125,9 @@ py_sink_flush(py_sink *sink)
 static bool
 is_of_storage(py_sink *sink, const uint8_t *data, size_t size)
 {
-    while (sink->next < sink->storage_count && sink->storages[sink->next].size == 0) {
+    while (sink->next < sink->storage_count &&
+           (sink->storages[sink->next].size == 0 ||
+            sink->storages[sink->next].data == NULL)) {
         sink->next++;
     }
     if (sink->next < sink->storage_count && data == sink->storages[sink->next].data) {
