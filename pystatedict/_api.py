@@ -555,6 +555,7 @@ def state_dict_of(checkpoint: Checkpoint) -> Any:
     from pystatedict._statedict import StateDict
 
     result = StateDict(checkpoint.items())
+    result.source = checkpoint.path
     bits = {name: bits_of(info) for name, info in checkpoint.items()}
     result._told_bits = {name: some for name, some in bits.items() if some}
     result._said.update(

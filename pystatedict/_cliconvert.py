@@ -7,8 +7,9 @@ import os
 
 from ._clichanging import ChangingArguments, path_in, tell_written, telling
 from ._cliprogress import Progress
-from ._cliwriting import _is_special, check_output
+from ._cliwriting import check_output
 from ._errors import StateDictError
+from ._targets import is_special
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ def run(arguments: Options) -> int:
         from ._api import format_of
 
         format = format_of(arguments.output, arguments.format)
-        if arguments.verify and _is_special(arguments.output):
+        if arguments.verify and is_special(arguments.output):
             raise StateDictError("what is written to a pipe cannot be read again", code="usage")
         ops.convert(
             source, out, format=format, root=arguments.root,
             # Someone may have made OUT since it was looked for.
-            overwrite=arguments.force or _is_special(out),
+            overwrite=arguments.force or is_special(out),
             verify=arguments.verify and not arguments.dry_run, progress=progress.advance,
         )  # fmt: skip
         whole = format in ("zip", "legacy") or arguments.root

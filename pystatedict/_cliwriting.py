@@ -9,10 +9,10 @@ fails.
 from __future__ import annotations
 
 import os
-import stat
 
 from ._cli import Arguments
 from ._errors import StateDictError
+from ._targets import is_special
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_output(arguments: WritingArguments) -> None:
             code="output",
             hint="-o /dev/fd/3 writes to what the shell opened as 3>; or name a file",
         )
-    if not arguments.force and os.path.lexists(path) and not _is_special(path):
+    if not arguments.force and os.path.lexists(path) and not is_special(path):
         raise StateDictError(
             "is there already, and was not touched",
             code="output-exists",
@@ -55,7 +55,7 @@ def save_output(arguments: WritingArguments, obj: Any, **options: Any) -> None:
             _api.save(obj, _Nowhere(), format=format, **options)
         else:
             # Someone may have made OUT since it was looked for.
-            overwrite = arguments.force or _is_special(path)
+            overwrite = arguments.force or is_special(path)
             _api.save(obj, path, overwrite=overwrite, **options)
     except StateDictError:
         raise
@@ -68,12 +68,3 @@ class _Nowhere:
 
     def write(self, data: memoryview) -> int:
         return memoryview(data).nbytes
-
-
-def _is_special(path: str) -> bool:
-    """A pipe or a device is written to as it is; nothing of it is lost."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

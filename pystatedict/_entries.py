@@ -172,11 +172,11 @@ def _children(value: Any) -> Iterator[tuple[str, Any, bool | None]]:
 
 def _is_tensor(value: Any) -> bool:
     """Arrays and what says it can be one; scalars of NumPy are plain values, as in a file."""
-    if not hasattr(value, "__array__") or isinstance(value, type):
+    from pystatedict._roots import is_scalar
+
+    if not hasattr(value, "__array__") or is_scalar(value):
         return False
-    dtype = getattr(value, "dtype", None)
-    scalar = type(value).__module__ == "numpy" and not hasattr(value, "__setitem__")
-    return not scalar and not getattr(dtype, "hasobject", False)
+    return not getattr(getattr(value, "dtype", None), "hasobject", False)
 
 
 def _of_value(name: str, value: Any, flag: bool | None) -> Entry:

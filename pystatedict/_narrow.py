@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 #: dtypes that are numbers with a fraction, to and from which cast() converts.
 FLOATS = frozenset({"float16", "float32", "float64", *_ML_DTYPES})
-COMPLEX = frozenset({"complex32", "complex64", "complex128"})
 INTEGERS = frozenset(
     {"uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool"}
 )
@@ -95,5 +94,5 @@ def overflowed(before: Array, after: Array) -> int:
     """How many finite numbers became infinite or NaN."""
     import numpy as np
 
-    then, now = widen(before), widen(after)
-    return int(np.count_nonzero(np.isfinite(then) & ~np.isfinite(now)))
+    lost = ~np.isfinite(widen(after))
+    return int(np.count_nonzero(np.isfinite(widen(before)) & lost)) if lost.any() else 0

@@ -7,46 +7,25 @@ where they are wanted: a map would keep all that was ever read of it among the r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from pystatedict._checkpoint import Checkpoint
+from pystatedict import _taken
 from pystatedict._dtypes import torch_dtype
-from pystatedict._marks import BUFFER, PARAMETER, REQUIRES_GRAD, mark_of
 from pystatedict._statedict import StateDict
-from pystatedict._taken import tie
 from pystatedict._tensorkinds import TensorObject
-
-#: Flags of a tensor that a tensor computed from it keeps.
-_FLAGS = PARAMETER | REQUIRES_GRAD | BUFFER
 
 
 def taken(f: Any) -> StateDict:
     """A StateDict of what `f` holds; of a mapping of mappings, of the one state_dict in it."""
-    from pystatedict._api import load_lazily, state_dict_of
-    from pystatedict._opaque import Opaque
-
-    if isinstance(f, (str, os.PathLike)):
-        f = load_lazily(f, "auto")
-        f = f.items if isinstance(f, Opaque) else f
-    if isinstance(f, Checkpoint):
-        made: StateDict = state_dict_of(f)
-        made.source = f.path
-        return made
-    if not isinstance(f, Mapping):
-        raise TypeError(
-            f"a {type(f).__name__} holds no weights; give a path, a Checkpoint, or a mapping of"
-            " names to arrays"
-        )
-    if not any(is_tensor(value) for value in f.values()):
+    if isinstance(f, Mapping) and not any(is_tensor(value) for value in f.values()):
         from pystatedict._roots import find_in
 
         f = find_in(f)
-    return f if isinstance(f, StateDict) else StateDict(f)
+    return _taken.taken(f)
 
 
 def is_tensor(value: Any) -> bool:
@@ -71,15 +50,9 @@ def dtype_of(value: Any) -> str:
 
 
 def result_like(first: StateDict, items: Mapping[Any, Any]) -> StateDict:
-    """A StateDict of `items` with the metadata, attributes and flags of `first`."""
-    made = StateDict(items, metadata=first.metadata)
-    made.attributes.update(first.attributes)
-    made.tensor_attributes.update(first.tensor_attributes)
-    made._ordered = first._ordered
-    told = first._told()
-    bits = {name: told.get(name, mark_of(value)) & _FLAGS for name, value in first.items()}
-    made._told_bits = {name: some for name, some in bits.items() if some and name in items}
-    made._said.update({name: flag for name, flag in first._said.items() if name in items})
+    """A StateDict of `items` with the metadata, attributes and flags of `first`; of no file."""
+    made = _taken.remade(first, ((name, name, value) for name, value in items.items()))
+    made.source = None
     return made
 
 
@@ -113,7 +86,7 @@ def combined(
             there = values[taken_from]
             items[name] = lead if there is None else there
             continue
-        key = (extra(name), *(tie(value) for value in values))
+        key = (extra(name), *(_taken.tie(value) for value in values))
         if key not in made:
             made[key] = compute(name, values)
         items[name] = made[key]

@@ -30,9 +30,11 @@ def taken(f: Any) -> StateDict:
     their bytes when they are wanted; a Checkpoint; or a mapping of names to tensors.
     """
     from pystatedict._api import load_lazily, state_dict_of
+    from pystatedict._opaque import Opaque
 
     if isinstance(f, (str, os.PathLike)):
         f = load_lazily(f, "auto")
+        f = f.items if isinstance(f, Opaque) else f  # a dict of a class that is not known here
     if isinstance(f, Checkpoint):
         return _checked(state_dict_of(f))
     if isinstance(f, StateDict):
@@ -42,7 +44,8 @@ def taken(f: Any) -> StateDict:
         made._ordered = type(f) is not dict
         return _checked(made)
     raise TypeError(
-        f"expected a path, a Checkpoint or a mapping of names to tensors, not a {type(f).__name__}"
+        f"a {type(f).__name__} holds no weights; expected a path, a Checkpoint, or a mapping of"
+        " names to tensors"
     )
 
 

@@ -39,7 +39,7 @@ def replacing(path: str, overwrite: bool = True) -> Iterator[BinaryIO]:
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path!r} is there already, and overwrite is False")
     _check_target(path)
-    if _is_special(path):
+    if is_special(path):
         with open(path, "wb", buffering=0) as file:
             yield file
         return
@@ -211,7 +211,7 @@ def _check_target(path: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
 
 
-def _is_special(path: str) -> bool:
+def is_special(path: str) -> bool:
     """A device, a pipe, a socket: something that a file must not take the place of."""
     try:
         mode = os.stat(path).st_mode

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import subprocess
@@ -365,3 +366,14 @@ def test_computed_is_asked_for_whole_elements() -> None:
         (4,), "int16", lambda start, count: np.arange(start, start + count, dtype="<i2")
     )
     assert bytes(_lazy.Computed(lazy).read(2, 4)) == b"\1\0\2\0"
+
+
+@pytest.mark.parametrize("format", ["zip", "legacy", "safetensors", "npz"])
+def test_progress_tells_of_every_byte(format: Any, tmp_path: pathlib.Path) -> None:
+    told: list[int] = []
+    psd.save({"w": LARGE, "b": WHOLE}, tmp_path / "m", format=format, progress=told.append)
+    assert sum(told) == (tmp_path / "m").stat().st_size
+    assert len(told) > 1
+    told.clear()
+    psd.save({"w": LARGE}, io.BytesIO(), format=format, progress=told.append)
+    assert sum(told) > LARGE.nbytes

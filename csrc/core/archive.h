@@ -200,8 +200,8 @@ typedef struct {
 
 /*
  * Write `root`, whose TENSOR values speak of `model`, whose storages' bytes are
- * bytes[0 .. model->storage_count); where `data` is NULL they are fetched.  Into a stream go the storages of all dense tensors,
- * so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
+ * bytes[0 .. model->storage_count); where `data` is NULL they are fetched.  Into a stream
+ * go the storages of all dense tensors, so `root` must lead to each.  The pool is lowered in place.  Nothing is poured before
  * all is known to be written.
  */
 PSD_CHECKED psd_status psd_archive_write(psd_pool *pool, psd_ref root,
